@@ -1,0 +1,190 @@
+"""Refusals: each names the argument, what was given, and the fix.
+
+Shapes, ranks and dtypes are checked at trace time, so they cost nothing in a compiled program. Values (labels
+out of range, negative weights, NaN) are checked only where they are concrete; a traced program cannot raise,
+so it marks the affected examples with NaN instead.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl._types import Array, ArrayLike
+
+__all__ = [
+    "array",
+    "choice",
+    "concrete",
+    "examples",
+    "floats",
+    "labels",
+    "nonnegative",
+    "per_example_weights",
+    "same_shape",
+]
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def array(name: str, x: ArrayLike) -> Array:
+    """`jnp.asarray(x)` that refuses what is not a real number: text, objects, complex values."""
+    if x is None:
+        raise TypeError(f"{name} is None; give an array.")
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must hold real numbers; got {_describe(x)}. Encode text or objects as numbers."
+        ) from error
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must hold real numbers; got {x.dtype}. Pass the real and imaginary parts as columns.")
+    if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == jnp.bool_):
+        raise TypeError(f"{name} must hold real numbers; got dtype {x.dtype}.")
+    return x
+
+
+def floats(**named: ArrayLike) -> tuple[Array, ...]:
+    """The arguments as real floating arrays of one common dtype, at least float32.
+
+    Integers, booleans and Python numbers take the dtype of the floating arrays beside them (jax's default
+    float when there is none); float16 and bfloat16 are raised to float32, in which everything is accumulated.
+    """
+    arrays = [array(name, x) for name, x in named.items()]
+    dtype = compute_dtype(*arrays)
+    return tuple(x.astype(dtype) for x in arrays)
+
+
+def compute_dtype(*arrays: Array) -> Any:
+    """The widest floating dtype among strongly typed arrays, at least float32; jax's default float if none."""
+    strong = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type]
+    if not strong:
+        return jnp.zeros(()).dtype
+    return max(strong, key=lambda t: t.itemsize) if max(t.itemsize for t in strong) >= 4 else jnp.dtype(jnp.float32)
+
+
+def same_shape(**named: Array) -> None:
+    """Refuse arrays of different shapes: (n,) against (n, 1) is an error, never an (n, n) broadcast."""
+    (a_name, a), (b_name, b) = named.items()
+    if a.shape != b.shape:
+        fix = (
+            f"Reshape one of them, for example {b_name}.reshape({a_name}.shape)."
+            if a.size == b.size
+            else (f"{a_name} and {b_name} need one entry for each other.")
+        )
+        raise ValueError(f"{a_name} has shape {a.shape} but {b_name} has shape {b.shape}. {fix}")
+
+
+def rank(name: str, x: Array, *ranks: int, shape: str) -> None:
+    """Refuse an array whose number of axes is not among `ranks`; `shape` is the expected shape as text."""
+    if x.ndim not in ranks:
+        raise ValueError(f"{name} must have shape {shape}; got {x.shape}.")
+
+
+def examples(**named: Array) -> int:
+    """The common length n of the first axes; refuses a mismatch and an empty batch."""
+    lengths = {name: x.shape[0] for name, x in named.items()}
+    n = next(iter(lengths.values()))
+    if any(m != n for m in lengths.values()):
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in named.items())
+        raise ValueError(f"The first axes must be equal, one row for each example; got {shapes}.")
+    for name, x in named.items():
+        nonempty(name, x)
+    return n
+
+
+def nonempty(name: str, x: Array) -> None:
+    """Refuse an array without entries: a mean over nothing is not a number."""
+    if x.size == 0:
+        raise ValueError(f"{name} is empty: shape {x.shape}. Give at least one example and one column.")
+
+
+def concrete(x: Any) -> bool:
+    """True when the values of x can be looked at now, outside of any trace."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def refuse_where(bad: Callable[[Array], Array], name: str, x: Array, why: str) -> None:
+    """Raise ValueError for the first entry of a concrete `x` where `bad(x)`; traced values pass."""
+    if not concrete(x):
+        return
+    where = bad(x)
+    if concrete(where) and bool(where.any()):
+        # Only now is a copy on the host worth its cost; it may be impossible for arrays on other processes.
+        if getattr(x, "is_fully_addressable", True):
+            index = tuple(int(i) for i in np.argwhere(np.asarray(where))[0])
+            given = f" at index {index if len(index) != 1 else index[0]}: {np.asarray(x)[index]}" if index else f": {x}"
+        else:
+            given = ""
+        raise ValueError(f"{name} {why}; got a bad value{given}.")
+
+
+def nonnegative(name: str, x: ArrayLike) -> None:
+    """Refuse a concrete option such as a penalty that is negative or NaN."""
+    x = array(name, x)
+    refuse_where(lambda v: ~(v >= 0), name, x, "must not be negative or NaN")
+
+
+def positive(name: str, x: ArrayLike) -> None:
+    """Refuse a concrete option such as a threshold that is not above zero."""
+    x = array(name, x)
+    refuse_where(lambda v: ~(v > 0), name, x, "must be positive")
+
+
+def choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the allowed ones."""
+    if given not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {given!r}.")
+
+
+def per_example_weights(weights: ArrayLike | None, n_shape: tuple[int, ...], dtype: Any) -> Array | None:
+    """The weights as an array of shape (n,), refused when negative or NaN and concrete; None stays None."""
+    if weights is None:
+        return None
+    w = array("weights", weights)
+    if w.shape != n_shape:
+        raise ValueError(f"weights must have one entry for each example, shape {n_shape}; got {w.shape}.")
+    refuse_where(lambda v: ~((v >= 0) & (v < jnp.inf)), "weights", w, "must be finite and not negative")
+    return w.astype(dtype)
+
+
+def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) -> Array:
+    """Integer class labels (n,) in 0..num_classes-1; examples of weight 0 may hold anything.
+
+    Raises TypeError for a wrong dtype and ValueError for a concrete label out of range (also for -1, which
+    would otherwise borrow the last class).
+    """
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"{name} of shape {y.shape} holds class labels and must be integers; got {y.dtype}. "
+            f"Use {name}.astype(int) for classes, or one-hot / soft labels of shape (n, {num_classes})."
+        )
+    if weights is not None:
+        y = jnp.where(weights == 0, jnp.zeros_like(y), y)
+    refuse_where(lambda v: (v < 0) | (v >= num_classes), name, y, f"must hold classes in 0..{num_classes - 1}")
+    return y
+
+
+def unit_interval(name: str, x: Array, what: str) -> None:
+    """Refuse concrete values outside [0, 1]; NaN passes, since a weight of 0 may remove it."""
+    refuse_where(lambda v: (v < 0) | (v > 1), name, x, f"must hold {what} in [0, 1]")
+
+
+def finite(name: str, x: Array, weights: Array | None = None) -> None:
+    """Refuse concrete NaN or infinities in rows whose weight is not 0."""
+
+    def bad(v: Array) -> Array:
+        not_finite = ~jnp.isfinite(v)
+        if weights is None:
+            return not_finite
+        return not_finite & (weights != 0).reshape(weights.shape + (1,) * (v.ndim - weights.ndim))
+
+    refuse_where(bad, name, x, "must be finite (give such rows weight 0 to leave them out)")
+
+
+def _describe(x: Any) -> str:
+    if isinstance(x, np.ndarray):
+        return f"an array of dtype {x.dtype}"
+    return f"{type(x).__name__} {x!r}"[:80]
