@@ -57,12 +57,20 @@ def floats(**named: ArrayLike) -> tuple[Array, ...]:
     return tuple(x.astype(dtype) for x in arrays)
 
 
-def compute_dtype(*arrays: Array) -> Any:
-    """The widest floating dtype among strongly typed arrays, at least float32; jax's default float if none."""
-    strong = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type]
+def common_dtype(*arrays: Array) -> Any:
+    """The widest dtype among the strongly typed floating arrays; jax's default float if there is none."""
+    strong = {x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type}
     if not strong:
         return jnp.zeros(()).dtype
-    return max(strong, key=lambda t: t.itemsize) if max(t.itemsize for t in strong) >= 4 else jnp.dtype(jnp.float32)
+    if len(strong) > 1 and max(t.itemsize for t in strong) < 4:
+        return jnp.dtype(jnp.float32)  # neither of float16 and bfloat16 holds the other
+    return max(strong, key=lambda t: t.itemsize)
+
+
+def compute_dtype(*arrays: Array) -> Any:
+    """`common_dtype`, but at least float32: the dtype in which sums are accumulated."""
+    dtype = common_dtype(*arrays)
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def same_shape(**named: Array) -> None:
@@ -170,6 +178,12 @@ def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) 
 def unit_interval(name: str, x: Array, what: str) -> None:
     """Refuse concrete values outside [0, 1]; NaN passes, since a weight of 0 may remove it."""
     refuse_where(lambda v: (v < 0) | (v > 1), name, x, f"must hold {what} in [0, 1]")
+
+
+def nan_outside_unit_interval(x: Array) -> Array:
+    """A factor 1, or NaN where x is outside [0, 1]: what `unit_interval` refuses when concrete poisons when traced."""
+    ones = jnp.ones_like(x)
+    return jnp.where((x < 0) | (x > 1), jnp.full_like(ones, jnp.nan), ones)
 
 
 def finite(name: str, x: Array, weights: Array | None = None) -> None:

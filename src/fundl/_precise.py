@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from fundl._types import Array
 
-__all__ = ["matmul", "rows_dot", "safe_divide"]
+__all__ = ["exp_minus_abs", "exp_shifted", "matmul", "rows_dot", "safe_divide", "sigmoid", "softplus"]
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -48,3 +48,34 @@ def safe_divide(a: Array, b: Array) -> Array:
     """a / b, and 0 where b is 0, with finite derivatives there too."""
     zero = b == 0
     return jnp.where(zero, jnp.zeros_like(a), a / jnp.where(zero, jnp.ones_like(b), b))
+
+
+def exp_minus_abs(v: Array) -> Array:
+    """exp(-abs(v)), differentiated at 0 as the branch v <= 0."""
+    return jnp.exp(jnp.where(v > 0, -v, v))
+
+
+def sigmoid(v: Array) -> Array:
+    """1 / (1 + exp(-v)) from e = exp(-abs(v)), as 1 / (1 + e) or e / (1 + e): nothing overflows, no digit cancels."""
+    e = exp_minus_abs(v)
+    return jnp.where(v > 0, jnp.ones_like(e), e) / (1 + e)
+
+
+def softplus(v: Array) -> Array:
+    """log(1 + exp(v)) = max(v, 0) + log1p(exp(-abs(v)))."""
+    return jnp.where(v > 0, v, jnp.zeros_like(v)) + jnp.log1p(exp_minus_abs(v))
+
+
+def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
+    """With m the largest logit along `axis`: e = exp(v - m), s = sum of e without m's own 1, d = v - m, and m.
+
+    The 1 is left out of s so that log1p(s) keeps what 1 + s would round away. Logits of +inf count as equal.
+    """
+    classes = jax.lax.broadcasted_iota(jnp.int32, v.shape, axis % v.ndim)
+    top = classes == jnp.argmax(v, axis=axis, keepdims=True).astype(jnp.int32)
+    # A sum, not jnp.max: jax splits the derivative of max between ties.
+    m = jnp.sum(jnp.where(top, v, jnp.zeros_like(v)), axis=axis, keepdims=True)
+    d = jnp.where(jnp.isposinf(m) & (v == m), jnp.zeros_like(v), v - m)
+    e = jnp.exp(d)
+    s = jnp.sum(jnp.where(top, jnp.zeros_like(e), e), axis=axis, keepdims=True)
+    return e, s, d, m

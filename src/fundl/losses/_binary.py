@@ -1,0 +1,115 @@
+"""Binary cross-entropy, from probabilities p and from logits z."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from fundl import _check
+from fundl._precise import exp_minus_abs
+from fundl._types import Array, ArrayLike
+from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
+
+
+def binary_cross_entropy(
+    p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Array:
+    """Binary cross-entropy of probabilities: L = -[y log p + (1 - y) log(1 - p)].
+
+    Shapes: p and y (n,), or (n, k) for k targets (summed per example); weights (n,). y in [0, 1], soft labels too.
+    Edges: log 0 = -inf, so a certain and wrong p gives inf; a certain and right one gives 0, not NaN.
+    Derivative: (p - y) / (p (1 - p)); where p = y = 0 or 1 its limit, 1 or -1; where p is certain and wrong, infinite.
+    Errors: ValueError for shapes that differ, for p or y outside [0, 1] (NaN where traced), empty arrays, bad weights.
+    Prefer `binary_cross_entropy_with_logits`: 1 - p has lost the digits that a confident logit still has.
+
+    >>> print(binary_cross_entropy([0.5, 1.0], [0.25, 1.0], reduction="none"))
+    [ 0.6931472 -0.       ]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.90).
+    """
+    _, (q, t, w) = _inputs("p", p, y, weights, fill=0.5)
+    # 0 log 0 = 0: where the factor is 0 the logarithm's argument is replaced, or its derivative would be 0 / 0.
+    log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))
+    log_1_p = jnp.log1p(-jnp.where((t == 1) & (q == 1), jnp.zeros_like(q), q))
+    return reduce(_per_example(-(t * log_p + (1 - t) * log_1_p)), w, reduction)
+
+
+def binary_cross_entropy_backward(
+    dJ: ArrayLike, p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Any:
+    """Gradients of `binary_cross_entropy`: dp = dL (p - y) / (p (1 - p)), dy = dL (log(1 - p) - log p).
+
+    Returns dp, and dy as well where y is floating.
+
+    >>> print(*binary_cross_entropy_backward(1.0, [0.5], [0.25]))
+    [1.] [0.]
+    """
+    given, (q, t, w) = _inputs("p", p, y, weights, fill=0.5)
+    dL = rows(reduce_backward(dJ, w, reduction, q.shape[:1], q.dtype), q)
+    # L = -y log p - (1 - y) log(1 - p); for y = 0 and 1 only one term is there, also where p is 0 or 1
+    slope = jnp.where(t == 0, 1 / (1 - q), jnp.where(t == 1, -1 / q, (q - t) / q / (1 - q)))
+    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (jnp.log1p(-q) - jnp.log(q))))
+
+
+def binary_cross_entropy_with_logits(
+    z: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Array:
+    """Binary cross-entropy of logits: L = softplus(z) - y z = -[y log sigma(z) + (1 - y) log(1 - sigma(z))].
+
+    Computed as (1 - y) z + log1p(exp(-z)) for z > 0 and -y z + log1p(exp(z)) for z <= 0: two terms that are never
+    negative, so no digit cancels.
+
+    Shapes: z and y (n,), or (n, k) for k targets (summed per example); weights (n,). y in [0, 1], soft labels too.
+    Edges: an infinite logit gives 0 with the matching label and inf otherwise.
+    Derivative: sigma(z) - y.
+    Errors: ValueError for shapes that differ, for y outside [0, 1] (NaN where traced), empty arrays, bad weights.
+
+    >>> print(binary_cross_entropy_with_logits([0.0, jnp.inf], [0.25, 1.0], reduction="none"))
+    [0.6931472 0.       ]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.90) with (4.87).
+    """
+    _, (v, t, w) = _inputs("z", z, y, weights, fill=0)
+    a = jnp.where(v > 0, 1 - t, -t)
+    linear = a * jnp.where((a == 0) & jnp.isinf(v), jnp.zeros_like(v), v)  # 0 inf = 0, the limit
+    return reduce(_per_example(linear + jnp.log1p(exp_minus_abs(v))), w, reduction)
+
+
+def binary_cross_entropy_with_logits_backward(
+    dJ: ArrayLike, z: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Any:
+    """Gradients of `binary_cross_entropy_with_logits`: dz = dL (sigma(z) - y), dy = -dL z.
+
+    Returns dz, and dy as well where y is floating. sigma(z) - y is formed as (1 - y) - sigma(-z) for z > 0, which
+    keeps the digits of a confident and right logit.
+
+    >>> print(*binary_cross_entropy_with_logits_backward(1.0, [0.0, 40.0], [0.25, 1.0], reduction="sum"))
+    [ 2.500000e-01 -4.248354e-18] [ -0. -40.]
+    """
+    given, (v, t, w) = _inputs("z", z, y, weights, fill=0)
+    dL = rows(reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype), v)
+    e = exp_minus_abs(v)
+    q = e / (1 + e)
+    # L = (1 - y) z + log1p(exp(-z)) for z > 0, -y z + log1p(exp(z)) else
+    slope = jnp.where(v > 0, (1 - t) - q, q - t)
+    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * -v))
+
+
+def _inputs(
+    name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, fill: float
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None]]:
+    """p or z and y as given, and in the dtype of computation without the rows of weight 0."""
+    given = _check.array(name, x), _check.array("y", y)
+    v, t = _check.floats(**{name: given[0], "y": given[1]})
+    _check.same_shape(**{name: v, "y": t})
+    _check.nonempty(name, v)
+    w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
+    v, t = *leave_out(w, fill, v), *leave_out(w, 0, t)
+    _check.unit_interval("y", t, "labels 0, 1 or between")
+    t = t * _check.nan_outside_unit_interval(t)
+    if name == "p":
+        _check.unit_interval("p", v, "probabilities")
+    return given, (v, t, w)
+
+
+def _per_example(x: Array) -> Array:
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))

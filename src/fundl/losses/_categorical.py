@@ -1,0 +1,190 @@
+"""Cross-entropy over k classes, from probabilities p and from logits z."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fundl import _check
+from fundl._precise import exp_shifted
+from fundl._types import Array, ArrayLike
+from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
+
+
+def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean") -> Array:
+    """Cross-entropy of probabilities: L_i = -sum_k y_ik log p_ik.
+
+    Shapes: p (n, k); y (n,) integer classes, or (n, k) one-hot or soft labels; weights (n,). The lecture's J is the
+    sum over examples: `reduction="sum"`. The rows of p are taken as they are: they are not normalised here.
+    Edges: log 0 = -inf, so a class of probability 0 and positive label gives inf; with label 0 it adds nothing.
+    Derivative: -y / p, and 0 where y = 0.
+    Errors: as `cross_entropy_with_logits`; ValueError for p outside [0, 1].
+    Prefer `cross_entropy_with_logits`, which keeps the digits of confident predictions.
+
+    >>> print(cross_entropy([[0.5, 0.5], [0.0, 1.0]], [0, 1], reduction="none"))
+    [ 0.6931472 -0.       ]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.108).
+    """
+    _, (q, t, onehot, w) = _inputs("p", p, y, weights, fill=1)
+    if onehot is not None:
+        return reduce(-jnp.log(_pick(onehot, q)) * t, w, reduction)
+    log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
+    return reduce(-jnp.sum(t * log_p, axis=-1), w, reduction)
+
+
+def cross_entropy_backward(
+    dJ: ArrayLike, p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Any:
+    """Gradients of `cross_entropy`: dp = -dL y / p, dy = -dL log p.
+
+    Returns dp, and dy as well where y holds floating labels.
+
+    >>> print(cross_entropy_backward(1.0, [[0.5, 0.5]], [0]))
+    [[-2. -0.]]
+    """
+    given, (q, t, onehot, w) = _inputs("p", p, y, weights, fill=1)
+    dL = reduce_backward(dJ, w, reduction, q.shape[:-1], q.dtype)
+    if onehot is not None:
+        # L = -log p_y
+        return gradients((given[0], lambda: rows(-dL * t, q) * jnp.where(onehot, 1 / q, jnp.zeros_like(q))))
+    # L = -sum_k y_k log p_k
+    slope = jnp.where(t == 0, jnp.zeros_like(q), t / jnp.where(t == 0, jnp.ones_like(q), q))
+    return gradients((given[0], lambda: rows(-dL, q) * slope), (given[1], lambda: rows(-dL, q) * jnp.log(q)))
+
+
+def cross_entropy_with_logits(
+    z: ArrayLike,
+    y: ArrayLike,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """Cross-entropy of logits: L_i = -sum_k y_ik log softmax(z_i)_k.
+
+    With m the largest logit, -log p_k = log1p(sum over the others of exp(z_l - m)) - (z_k - m): never negative, and
+    right to the last digit also for a class that is nearly certain.
+
+    Shapes: z (n, k) (or (..., k), one example for each row); y (n,) integer classes 0..k-1, or (n, k) one-hot or
+    soft labels; weights (n,). The lecture's J is the sum over examples: `reduction="sum"`.
+    label_smoothing a in [0, 1] replaces y by (1 - a) y + a / k.
+    Edges: a logit of -inf masks its class (label 0 there adds nothing); only -inf logits give NaN.
+    Derivative: p sum_k y_k - y, p = softmax(z), that is p - y for labels that sum to one.
+    Errors: TypeError for labels (n,) that are not integers; ValueError for shapes that do not fit, empty arrays, bad
+    weights, and concrete labels out of range. Traced labels out of range give NaN for their own example alone.
+
+    >>> print(cross_entropy_with_logits([[0.0, 0.0], [0.0, 40.0]], [0, 1], reduction="none"))
+    [6.931472e-01 4.248354e-18]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.108) with (4.104); label smoothing: Szegedy et al.,
+    arXiv 1512.00567, section 7.
+    """
+    _, (v, t, onehot, w) = _inputs("z", z, y, weights, fill=0)
+    a = _smoothing(label_smoothing, v)
+    _, s, d, _ = exp_shifted(v)
+    log_total = jnp.log1p(s)
+    if onehot is not None:
+        L = jnp.squeeze(log_total, -1) - _pick(onehot, d)
+        if a is not None:
+            L = (1 - a) * L + a * jnp.mean(log_total - d, axis=-1)
+        return reduce(L * t, w, reduction)
+    t = _smooth(t, a)
+    # 0 inf = 0: a masked class without label adds nothing
+    minus_log_p = jnp.where((t == 0) & jnp.isneginf(d), jnp.zeros_like(d), log_total - d)
+    return reduce(jnp.sum(t * minus_log_p, axis=-1), w, reduction)
+
+
+def cross_entropy_with_logits_backward(
+    dJ: ArrayLike,
+    z: ArrayLike,
+    y: ArrayLike,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """Gradients of `cross_entropy_with_logits`: dz = dL (p sum_k y_k - y), dy = -dL log p.
+
+    Returns dz, and dy as well where y holds floating labels. 1 - p of the largest logit is s / (1 + s), with s the sum
+    over the others, so p - 1 does not cancel.
+
+    >>> print(cross_entropy_with_logits_backward(1.0, [[0.0, 0.0]], [0]))
+    [[-0.5 0.5]]
+    """
+    given, (v, t, onehot, w) = _inputs("z", z, y, weights, fill=0)
+    dL = rows(reduce_backward(dJ, w, reduction, v.shape[:-1], v.dtype), v)
+    a = _smoothing(label_smoothing, v)
+    e, s, d, _ = exp_shifted(v)
+    p = e / (1 + s)
+    one_minus_p = jnp.where(d == 0, s / (1 + s), 1 - p)
+    if onehot is not None:
+        # L = -log p_y
+        slope = jnp.where(onehot, -one_minus_p, p)
+        if a is not None:
+            # + a (mean_k of -log p_k + log p_y)
+            slope = slope + a * (jnp.where(onehot, jnp.ones_like(p), jnp.zeros_like(p)) - 1 / v.shape[-1])
+        return gradients((given[0], lambda: dL * (slope * rows(t, v))))
+    t = _smooth(t, a)
+    # L = -sum_k y_k log p_k
+    others = jnp.sum(t, axis=-1, keepdims=True) - t
+    slope = p * others - t * one_minus_p
+    scale = 1 if a is None else 1 - a
+    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
+
+
+def _inputs(
+    name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, fill: float
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None, Array | None]]:
+    """The arrays as given, and: p or z, the labels, the one-hot mask of integer labels (else None), the weights.
+
+    With integer labels the second is 1 for each example, or NaN where a traced label is out of range: a factor
+    that poisons the loss and the gradient of that example alone.
+    """
+    given = _check.array(name, x), _check.array("y", y)
+    (v,) = _check.floats(**{name: given[0]})
+    t = given[1]
+    if v.ndim == 0:
+        raise ValueError(f"{name} must have shape (n, k), or (k,) for one example; got a scalar.")
+    _check.nonempty(name, v)
+    k = v.shape[-1]
+    w = _check.per_example_weights(weights, v.shape[:-1], v.dtype)
+    (v,) = leave_out(w, fill, v)
+    if name == "p":
+        _check.unit_interval("p", v, "probabilities")
+    if t.shape == v.shape[:-1]:
+        t = _check.labels("y", t, k, w)
+        classes = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1)
+        # Compare and sum: the derivative of indexing is a scatter, which Explicit meshes refuse.
+        onehot = classes == jnp.expand_dims(t, -1)
+        ones = jnp.ones(t.shape, v.dtype)
+        return given, (v, jnp.where((t >= 0) & (t < k), ones, jnp.full_like(ones, jnp.nan)), onehot, w)
+    if t.shape != v.shape:
+        raise ValueError(
+            f"y must hold integer classes of shape {v.shape[:-1]} or labels of shape {v.shape} for {name} of shape "
+            f"{v.shape}; got {t.shape}. Use y.reshape({v.shape[:-1]}) for a column of classes."
+        )
+    dtype = _check.compute_dtype(*(g for g in given if jnp.issubdtype(g.dtype, jnp.floating)))
+    v, t = v.astype(dtype), t.astype(dtype)
+    w = None if w is None else w.astype(dtype)
+    (t,) = leave_out(w, 0, t)
+    _check.unit_interval("y", t, "labels 0, 1 or between")
+    return given, (v, t * _check.nan_outside_unit_interval(t), None, w)
+
+
+def _pick(onehot: Array, x: Array) -> Array:
+    """The entry of each row at its label."""
+    return jnp.sum(jnp.where(onehot, x, jnp.zeros_like(x)), axis=-1)
+
+
+def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
+    """The option as an array, None when it is the number 0, so that nothing is computed for it."""
+    a = _check.array("label_smoothing", label_smoothing)
+    _check.unit_interval("label_smoothing", a, "a share")
+    if _check.concrete(a) and not isinstance(label_smoothing, jax.Array) and a == 0:
+        return None
+    return a.astype(v.dtype)
+
+
+def _smooth(t: Array, a: Array | None) -> Array:
+    return t if a is None else (1 - a) * t + a / t.shape[-1]

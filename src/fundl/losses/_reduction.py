@@ -1,0 +1,84 @@
+"""From losses per example to J and back: weights, reductions, and which gradients a backward returns."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from fundl import _check
+from fundl._precise import safe_divide
+from fundl._types import Array, ArrayLike
+
+
+def reduce(L: Array, w: Array | None, reduction: str) -> Array:
+    """J from the losses per example."""
+    _check.choice("reduction", reduction, _check.REDUCTIONS)
+    wL = L if w is None else w * L
+    if reduction == "none":
+        return wL
+    if reduction == "sum":
+        return jnp.sum(wL)
+    return jnp.mean(L) if w is None else safe_divide(jnp.sum(wL), jnp.sum(w))
+
+
+def reduce_backward(dJ: ArrayLike, w: Array | None, reduction: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    """dL_i = dJ w_i / sum_i w_i for the mean, dJ w_i for the sum, dJ_i w_i for none."""
+    _check.choice("reduction", reduction, _check.REDUCTIONS)
+    dJ = _check.array("dJ", dJ).astype(dtype)
+    expected = shape if reduction == "none" else ()
+    if dJ.shape != expected:
+        raise ValueError(f'dJ must have the shape of J, {expected} with reduction="{reduction}"; got {dJ.shape}.')
+    if w is None:
+        dL = dJ / math.prod(shape) if reduction == "mean" else dJ
+        return jnp.broadcast_to(dL, shape)
+    return safe_divide(dJ, jnp.sum(w)) * w if reduction == "mean" else dJ * w
+
+
+def leave_out(w: Array | None, fill: float, *arrays: Array) -> tuple[Array, ...]:
+    """The arrays with the rows of weight 0 replaced by `fill`, so that a NaN there reaches neither J nor a gradient."""
+    if w is None:
+        return arrays
+    return tuple(jnp.where(rows(w, x) == 0, jnp.full_like(x, fill), x) for x in arrays)
+
+
+def rows(v: Array, like: Array) -> Array:
+    """One value per example, with the trailing axes that `like` has."""
+    return jnp.expand_dims(v, tuple(range(v.ndim, like.ndim)))
+
+
+def gradients(*pairs: tuple[Array, Callable[[], Array]]) -> Any:
+    """One gradient for each differentiable input, in its dtype; alone when there is only one.
+
+    Each pair is an input as it was given and a function of its gradient. The first input is always
+    differentiable; the others are when they are floating (integer labels are not).
+    """
+    first, *others = pairs
+    kept = [first, *(pair for pair in others if jnp.issubdtype(pair[0].dtype, jnp.floating))]
+    found = tuple(g().astype(given.dtype) if jnp.issubdtype(given.dtype, jnp.floating) else g() for given, g in kept)
+    return found if len(found) > 1 else found[0]
+
+
+def sum_and_weight(loss: Callable[..., Array], *args: ArrayLike, **options: Any) -> tuple[Array, Array]:
+    """The weighted sum of a loss and the total weight: two numbers that add over micro-batches and shards.
+
+    (sum of sums) / (sum of weights) over any split of the examples is the mean over all of them.
+
+    Shapes: both scalars. Options are those of the loss, without `reduction`.
+
+    >>> from fundl import losses
+    >>> a = losses.sum_and_weight(losses.mse, [1.0, 2.0], [0.0, 0.0])
+    >>> b = losses.sum_and_weight(losses.mse, [3.0], [0.0])
+    >>> print((a[0] + b[0]) / (a[1] + b[1]), losses.mse([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]))
+    4.6666665 4.666667
+    """
+    if "reduction" in options:
+        raise TypeError("sum_and_weight chooses the reduction itself; leave out reduction=.")
+    wL = loss(*args, reduction="none", **options)
+    weights = options.get("weights")
+    weight = (
+        jnp.full((), wL.size, wL.dtype)
+        if weights is None
+        else jnp.sum(_check.array("weights", weights).astype(wL.dtype))
+    )
+    return jnp.sum(wL), weight

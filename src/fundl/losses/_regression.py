@@ -1,0 +1,141 @@
+"""Losses of predictions y_hat against real targets y: L1, mean squared error, Huber."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from fundl import _check
+from fundl._types import Array, ArrayLike
+from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
+
+
+def l1(y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean") -> Array:
+    """L1 loss: J = (1/n) sum_i norm1(y_i - y_hat_i); robust to outliers.
+
+    Shapes: y_hat and y (n,) or (n, k), alike; weights (n,). Per example a sum over outputs.
+    Derivative: sign(y_hat - y), 0 where they are equal (the subdifferential there is [-1, 1]).
+    Errors: ValueError for shapes that differ, (n,) against (n, 1) among them, for empty arrays and bad weights.
+
+    >>> print(l1([1.0, 2.0], [0.0, 4.0]))
+    1.5
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (1.91) with q = 1.
+    """
+    _, (v, t, w) = _inputs(y_hat, y, weights)
+    r = v - t
+    return reduce(_per_example(jnp.sign(r) * r), w, reduction)  # sign(r) r: see norms.l1
+
+
+def l1_backward(
+    dJ: ArrayLike, y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Any:
+    """Gradients of `l1`: dy_hat = dL sign(y_hat - y), dy = -dy_hat; dL = dJ w / sum(w) for the mean.
+
+    >>> print(*l1_backward(1.0, [1.0, 2.0], [0.0, 4.0]))
+    [ 0.5 -0.5] [-0.5 0.5]
+    """
+    given, (v, t, w) = _inputs(y_hat, y, weights)
+    dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
+    dr = rows(dL, v) * jnp.sign(v - t)  # L = sum abs(r)
+    return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
+
+
+def mse(y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean") -> Array:
+    """Mean squared error: J = (1/n) sum_i norm2(y_i - y_hat_i)^2, without a factor one half.
+
+    Shapes: y_hat and y (n,) or (n, k), alike; weights (n,). Per example a sum over outputs, then the mean over
+    examples (numpy's mean over all n k entries is smaller by the factor k). `reduction="sum"` is the lecture's
+    matrix form (X theta - y)^T (X theta - y).
+    Derivative: 2 (y_hat - y).
+    Errors: ValueError for shapes that differ, (n,) against (n, 1) among them, for empty arrays and bad weights.
+
+    >>> print(mse([1.0, 2.0], [0.0, 4.0]), mse([1.0, 2.0], [0.0, 4.0], reduction="sum"))
+    2.5 5.0
+
+    Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, (3.2); Bishop's (3.12) has the half.
+    """
+    _, (v, t, w) = _inputs(y_hat, y, weights)
+    r = v - t
+    return reduce(_per_example(r * r), w, reduction)
+
+
+def mse_backward(
+    dJ: ArrayLike, y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Any:
+    """Gradients of `mse`: dy_hat = 2 dL (y_hat - y), dy = -dy_hat; dL = dJ w / sum(w) for the mean.
+
+    >>> print(*mse_backward(1.0, [1.0, 2.0], [0.0, 4.0]))
+    [ 1. -2.] [-1. 2.]
+    """
+    given, (v, t, w) = _inputs(y_hat, y, weights)
+    dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
+    dr = rows(dL, v) * (2 * (v - t))  # L = sum r^2
+    return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
+
+
+def huber(
+    y_hat: ArrayLike,
+    y: ArrayLike,
+    *,
+    delta: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """Huber loss: with r = y_hat - y, r^2 / 2 where abs(r) <= delta, delta (abs(r) - delta / 2) beyond.
+
+    Shapes: y_hat and y (n,) or (n, k), alike; weights (n,). Per example a sum over outputs.
+    Derivative: r clipped to [-delta, delta]; there is no kink.
+    Errors: ValueError for shapes that differ, for empty arrays, bad weights, and delta <= 0.
+
+    >>> print(huber([0.5, 3.0], [0.0, 0.0], reduction="none"))
+    [0.125 2.5 ]
+
+    Source: Huber, Robust estimation of a location parameter, Ann. Math. Statist. 35 (1964), section 1.
+    """
+    _, (v, t, w) = _inputs(y_hat, y, weights)
+    r = v - t
+    c = _clip(r, delta)
+    return reduce(_per_example(c * (r - c / 2)), w, reduction)  # both branches at once, and r^2 cannot overflow
+
+
+def huber_backward(
+    dJ: ArrayLike,
+    y_hat: ArrayLike,
+    y: ArrayLike,
+    *,
+    delta: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """Gradients of `huber`: dy_hat = dL clip(y_hat - y, -delta, delta), dy = -dy_hat.
+
+    >>> print(*huber_backward(1.0, [0.5, 3.0], [0.0, 0.0], reduction="sum"))
+    [0.5 1. ] [-0.5 -1. ]
+    """
+    given, (v, t, w) = _inputs(y_hat, y, weights)
+    dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
+    dr = rows(dL, v) * _clip(v - t, delta)  # L = r^2 / 2, or delta (abs(r) - delta / 2)
+    return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
+
+
+def _inputs(
+    y_hat: ArrayLike, y: ArrayLike, weights: ArrayLike | None
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None]]:
+    """The two arrays as given, and in the dtype of computation without the rows of weight 0."""
+    given = _check.array("y_hat", y_hat), _check.array("y", y)
+    v, t = _check.floats(y_hat=given[0], y=given[1])
+    _check.same_shape(y_hat=v, y=t)
+    _check.nonempty("y_hat", v)
+    w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
+    v, t = leave_out(w, 0, v, t)
+    return given, (v, t, w)
+
+
+def _per_example(x: Array) -> Array:
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+def _clip(r: Array, delta: ArrayLike) -> Array:
+    _check.positive("delta", delta)
+    delta = jnp.asarray(delta).astype(r.dtype)
+    return jnp.clip(r, -delta, delta)
