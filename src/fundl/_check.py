@@ -31,8 +31,8 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def array(name: str, x: ArrayLike) -> Array:
     """`jnp.asarray(x)` that refuses what is not a real number: text, objects, complex values."""
-    if x is None:
-        raise TypeError(f"{name} is None; give an array.")
+    if x is None or isinstance(x, (str, bytes)):
+        raise TypeError(f"{name} must hold real numbers; got {_describe(x)}. Give an array.")
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
