@@ -1,20 +1,29 @@
 """The one numerics policy: products at full precision, accumulated in at least float32, on any mesh."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from fundl._types import Array
 
-__all__ = ["exp_minus_abs", "exp_shifted", "matmul", "rows_dot", "safe_divide", "sigmoid", "softplus"]
+__all__ = [
+    "accumulated_in", "exp_minus_abs", "exp_shifted", "largest", "matmul", "rows_dot", "safe_divide", "sigmoid",
+    "sigmoid_factors", "softplus",
+]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
+def accumulated_in(x: Array) -> Any:
+    """The dtype in which sums over x are accumulated: its own, or float32 for half precision."""
+    return x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
 def matmul(A: Array, B: Array) -> Array:
     """A @ B at full precision; half-precision inputs are accumulated in float32, the result keeps their dtype."""
-    wide = jnp.promote_types(A.dtype, jnp.float32) if A.dtype.itemsize < 4 else A.dtype
-    return jnp.matmul(A, B, precision=HIGHEST, preferred_element_type=wide).astype(A.dtype)
+    return jnp.matmul(A, B, precision=HIGHEST, preferred_element_type=accumulated_in(A)).astype(A.dtype)
 
 
 def rows_dot(X: Array, D: Array) -> Array:
@@ -24,11 +33,14 @@ def rows_dot(X: Array, D: Array) -> Array:
     ambiguous. It is named here: summed over the rows, the other axes as they are. Without a mesh, and on Auto
     meshes, this changes nothing.
     """
-    wide = jnp.promote_types(X.dtype, jnp.float32) if X.dtype.itemsize < 4 else X.dtype
     # A vector goes first: X.T @ r would copy X transposed.
     subscripts, operands = ("ni,nj->ij", (X, D)) if D.ndim == 2 else ("n,nj->j", (D, X))
     return jnp.einsum(
-        subscripts, *operands, precision=HIGHEST, preferred_element_type=wide, out_sharding=_rows_summed(X, D)
+        subscripts,
+        *operands,
+        precision=HIGHEST,
+        preferred_element_type=accumulated_in(X),
+        out_sharding=_rows_summed(X, D),
     ).astype(X.dtype)
 
 
@@ -61,9 +73,25 @@ def sigmoid(v: Array) -> Array:
     return jnp.where(v > 0, jnp.ones_like(e), e) / (1 + e)
 
 
+def sigmoid_factors(v: Array) -> tuple[Array, Array, Array]:
+    """a, b and t with sigma(v) = a a / t and sigma(-v) = b b / t.
+
+    (x a) (a / t) is x sigma(v) also where sigma(v) is too small to be held but x sigma(v) is not.
+    """
+    h = exp_minus_abs(v / 2)
+    one = jnp.ones_like(h)
+    return jnp.where(v > 0, one, h), jnp.where(v > 0, h, one), 1 + h * h
+
+
 def softplus(v: Array) -> Array:
     """log(1 + exp(v)) = max(v, 0) + log1p(exp(-abs(v)))."""
     return jnp.where(v > 0, v, jnp.zeros_like(v)) + jnp.log1p(exp_minus_abs(v))
+
+
+def largest(v: Array, axis: int = -1) -> Array:
+    """True at the first of the largest entries along `axis`, at one place also where there are ties."""
+    classes = jax.lax.broadcasted_iota(jnp.int32, v.shape, axis % v.ndim)
+    return classes == jnp.argmax(v, axis=axis, keepdims=True).astype(jnp.int32)
 
 
 def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
@@ -71,8 +99,7 @@ def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
 
     The 1 is left out of s so that log1p(s) keeps what 1 + s would round away. Logits of +inf count as equal.
     """
-    classes = jax.lax.broadcasted_iota(jnp.int32, v.shape, axis % v.ndim)
-    top = classes == jnp.argmax(v, axis=axis, keepdims=True).astype(jnp.int32)
+    top = largest(v, axis)
     # A sum, not jnp.max: jax splits the derivative of max between ties.
     m = jnp.sum(jnp.where(top, v, jnp.zeros_like(v)), axis=axis, keepdims=True)
     d = jnp.where(jnp.isposinf(m) & (v == m), jnp.zeros_like(v), v - m)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import matmul, rows_dot
+from fundl._precise import accumulated_in, matmul, rows_dot
 from fundl._types import Array, ArrayLike
 
 __all__ = ["linear", "linear_backward"]
@@ -22,7 +22,8 @@ def linear(X: ArrayLike, W: ArrayLike, b: ArrayLike) -> Array:
     Source: Bishop, Pattern Recognition and Machine Learning, (5.2).
     """
     X, W, b = _inputs(X, W, b)
-    return matmul(X, W) + b
+    z = matmul(X, W)
+    return z + jnp.expand_dims(b, tuple(range(z.ndim - b.ndim)))
 
 
 def linear_backward(dz: ArrayLike, X: ArrayLike, W: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Array]:
@@ -43,7 +44,7 @@ def linear_backward(dz: ArrayLike, X: ArrayLike, W: ArrayLike, b: ArrayLike) -> 
         db = dz
     else:
         dW = rows_dot(X, dz)  # z_ij = sum_l x_il w_lj
-        db = jnp.sum(dz, axis=0, dtype=jnp.promote_types(dz.dtype, jnp.float32))  # + b_j, once for each example
+        db = jnp.sum(dz, axis=0, dtype=accumulated_in(dz))  # + b_j, once for each example
     # z_ij = sum_l x_il w_lj
     dX = matmul(dz, W.T) if W.ndim == 2 else jnp.expand_dims(dz, -1) * jnp.broadcast_to(W, X.shape)
     return tuple(_like(g, v) for g, v in zip((dX, dW, db), given, strict=True))  # type: ignore[return-value]

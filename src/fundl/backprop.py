@@ -1,0 +1,311 @@
+"""Backpropagation: the chain rule over a chain of operations, with nothing but hand-written backwards.
+
+A chain is v_0 = X, v_i = f_i(v_{i-1}, parameters of step i), J = loss(v_m, y). The forward pass records every v_i.
+The backward pass starts from dJ = 1 and walks back, each step turning dv_i into dv_{i-1} and the gradients of its
+own parameters; a parameter that several steps share collects the sum. No autodiff takes part: `ledger` holds the
+result against `jax.grad`, row by row.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl import _check, activations, layers, losses
+from fundl._types import Array, ArrayLike
+
+__all__ = ["Chain", "Ledger", "Row", "Step", "chain", "forward", "ledger", "linear", "step", "value_and_grad"]
+
+Params = Any  # a mapping or a sequence of arrays; a step names its own by key or by index
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One operation of a chain: v_new = forward(v, *parameters), and its backward by the law of the pair.
+
+    Attributes:
+        forward: takes the value before it, then its parameters.
+        backward: takes the cotangent, then what `forward` takes; returns one gradient for each of those.
+        keys: where its parameters are in the container of parameters: keys of a mapping, indices of a sequence.
+        name: how tables call it.
+    """
+
+    forward: Callable[..., Array]
+    backward: Callable[..., Any]
+    keys: tuple[Any, ...] = ()
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """A network and its loss: J = loss(f_m(... f_1(X) ...), y). Hashable, so it can be a static argument of jit."""
+
+    steps: tuple[Step, ...]
+    loss: Step
+
+
+def linear(W: Any, b: Any) -> Step:
+    """The step z = v W + b with the parameters stored under the keys `W` and `b`.
+
+    >>> linear("W1", "b1").name
+    'linear(W1, b1)'
+    """
+    return Step(layers.linear, layers.linear_backward, (W, b), f"linear({W}, {b})")
+
+
+def step(operation: str | Callable[..., Array] | Step) -> Step:
+    """A step from an activation's name, or from a function `f` whose module has an `f_backward`.
+
+    Errors: ValueError where no backward can be found; write `Step(f, f_backward, keys, name)` then.
+
+    >>> step("tanh").backward is activations.tanh_backward
+    True
+    """
+    return _paired(operation, activations, "an activation")
+
+
+def chain(*operations: str | Callable[..., Array] | Step, loss: str | Callable[..., Array] | Step) -> Chain:
+    """A chain of operations and the loss at its end; names are looked up in `activations` and `losses`.
+
+    >>> net = chain(linear("W1", "b1"), "tanh", linear("W2", "b2"), loss="cross_entropy_with_logits")
+    >>> [s.name for s in net.steps]
+    ['linear(W1, b1)', 'tanh', 'linear(W2, b2)']
+    """
+    return Chain(tuple(step(f) for f in operations), _paired(loss, losses, "a loss"))
+
+
+def forward(chain: Chain, params: Params, X: ArrayLike) -> tuple[Array, ...]:
+    """Every value of the chain, X first and the output last: v_0 = X, v_i = f_i(v_{i-1}).
+
+    >>> net = chain(linear("W", "b"), "relu", loss="mse")
+    >>> params = {"W": jnp.array([[1.0], [1.0]]), "b": jnp.array([-4.0])}
+    >>> print(*forward(net, params, jnp.array([[1.0, 2.0]])))
+    [[1. 2.]] [[-1.]] [[0.]]
+    """
+    values = [_check.array("X", X)]
+    for s in chain.steps:
+        values.append(s.forward(values[-1], *_own(params, s)))
+    return tuple(values)
+
+
+def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
+    """The function (params, X, y, **options of the loss) -> (J, dJ/dparams), by hand; as `jax.value_and_grad` answers.
+
+    With dv_m = loss_backward(1, v_m, y), step i gives dv_{i-1} and its parameters' gradients from dv_i.
+    Shapes: the gradient is a container like `params`, each entry shaped like its parameter; a parameter that no
+    step uses gets zeros, one that several use the sum.
+    Errors: KeyError or IndexError names a parameter that is missing; those of the operations themselves.
+
+    >>> net = chain(linear("W", "b"), loss="mse")
+    >>> params = {"W": jnp.array([[1.0], [1.0]]), "b": jnp.array([0.0])}
+    >>> J, grads = value_and_grad(net)(params, jnp.array([[1.0, 2.0]]), jnp.array([[1.0]]))
+    >>> print(J, grads["W"].ravel(), grads["b"])
+    4.0 [4. 8.] [4.]
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning, algorithms 6.3 and 6.4.
+    """
+
+    def by_hand(params: Params, X: ArrayLike, y: ArrayLike, **options: Any) -> tuple[Array, Params]:
+        if options.get("reduction") == "none":
+            raise ValueError('reduction="none" gives many values, and a gradient needs one; use "mean" or "sum".')
+        values = forward(chain, params, X)
+        J = chain.loss.forward(values[-1], y, **options)
+        total: dict[Any, Array] = {}
+        for s, _, d_own in _backward(chain, params, values, y, J, options):
+            for key, g in zip(s.keys, d_own, strict=True):
+                total[key] = total[key] + g if key in total else g  # a weight sums over every place it acts in
+        return J, _like(params, total)
+
+    return by_hand
+
+
+def _backward(
+    chain: Chain, params: Params, values: Sequence[Array], y: ArrayLike, J: Array, options: Mapping[str, Any]
+) -> list[tuple[Step, Array, tuple[Array, ...]]]:
+    """From the loss back to X: each operation with the gradients of its input and of its parameters."""
+    dv = _first(chain.loss.backward(jnp.ones_like(J), values[-1], y, **options))  # J = loss(v_m, y)
+    found: list[tuple[Step, Array, tuple[Array, ...]]] = [(chain.loss, dv, ())]
+    for s, v in zip(reversed(chain.steps), reversed(values[:-1]), strict=True):
+        gradients = s.backward(dv, v, *_own(params, s))  # v_new = f(v, parameters)
+        dv = _first(gradients)
+        found.append((s, dv, tuple(gradients[1:]) if isinstance(gradients, tuple) else ()))
+    return found
+
+
+# ---- the ledger ----------------------------------------------------------------------------------------------------
+
+_AGREEMENT = ("exact", "within rounding", "wrong")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One quantity v of the chain: dJ/dv by hand and by autodiff.
+
+    Attributes:
+        name: the quantity, as `v2` or `W1`.
+        operation: whose backward produced the gradient by hand.
+        value: v itself.
+        by_hand: dJ/dv by the hand-written backwards.
+        by_autodiff: dJ/dv by `jax.grad`.
+        error: the largest difference in units of rounding of the row's own scale.
+        code: 0 exact, 1 within rounding, 2 wrong; read it through `agreement`.
+    """
+
+    name: str = dataclasses.field(metadata={"static": True})
+    operation: str = dataclasses.field(metadata={"static": True})
+    value: Array
+    by_hand: Array
+    by_autodiff: Array
+    error: Array
+    code: Array
+
+    @property
+    def agreement(self) -> str:
+        """exact, within rounding, or wrong; needs concrete values."""
+        return _AGREEMENT[int(self.code)]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """Every intermediate of a chain from the loss back to X; `print(ledger)` shows the table.
+
+    Attributes:
+        rows: in the order of the backward pass, so that the first wrong row names the faulty operation.
+        J: the value of the loss.
+    """
+
+    rows: tuple[Row, ...]
+    J: Array
+
+    @property
+    def ok(self) -> bool:
+        """True when no row is wrong."""
+        return self.first_wrong is None
+
+    @property
+    def first_wrong(self) -> Row | None:
+        """The first wrong row of the backward pass: its operation's backward is the faulty one."""
+        return next((row for row in self.rows if row.agreement == "wrong"), None)
+
+    def __str__(self) -> str:
+        head = (
+            "operation",
+            "gradient of",
+            "shape",
+            "max |value|",
+            "max |by hand|",
+            "max |autodiff|",
+            "error",
+            "agreement",
+        )
+        table: list[tuple[str, ...]] = [head]
+        for r in self.rows:
+            sizes = (f"{float(np.max(np.abs(np.asarray(a)))):.4g}" for a in (r.value, r.by_hand, r.by_autodiff))
+            table.append((r.operation, r.name, str(r.by_hand.shape), *sizes, f"{float(r.error):.1f}", r.agreement))
+        widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        wrong = self.first_wrong
+        verdict = (
+            "every gradient by hand agrees with autodiff"
+            if wrong is None
+            else f"the backward of {wrong.operation} is wrong: gradient of {wrong.name}"
+        )
+        return "\n".join([*lines, f"J = {float(self.J):.6g}; {verdict}"])
+
+
+def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: Any) -> Ledger:
+    """Every intermediate of the chain: its value, its gradient by hand, by autodiff, and whether they agree.
+
+    Works under jit: jax.jit(ledger, static_argnums=0). `options` are those of the loss. A row is exact when both
+    gradients are equal to the last bit, within rounding when they differ by less than 32 units of rounding for each
+    operation passed so far, measured at the scale of what the operation adds up, and else wrong.
+
+    >>> net = chain(linear("W", "b"), "tanh", loss="mse")
+    >>> params = {"W": jnp.array([[0.5]]), "b": jnp.array([0.1])}
+    >>> book = ledger(net, params, jnp.array([[1.0], [2.0]]), jnp.array([[1.0], [0.0]]))
+    >>> [(row.operation, row.name) for row in book.rows]
+    [('mse', 'v2'), ('tanh', 'v1'), ('linear(W, b)', 'v0'), ('linear(W, b)', 'W'), ('linear(W, b)', 'b')]
+    >>> book.ok
+    True
+    """
+    values = forward(chain, params, X)
+    J = chain.loss.forward(values[-1], y, **options)
+    backward = _backward(chain, params, values, y, J, options)
+
+    # A zero added to each value and to each use of a parameter: autodiff's gradient of that zero is the row's.
+    def nudged(dv: list[Array], d_own: list[tuple[Array, ...]]) -> Array:
+        v = values[0] + dv[0]
+        for s, nudge, own in zip(chain.steps, dv[1:], d_own, strict=True):
+            v = s.forward(v, *(p + d for p, d in zip(_own(params, s), own, strict=True))) + nudge
+        return chain.loss.forward(v, y, **options)
+
+    zeros = (
+        [jnp.zeros_like(v) for v in values],
+        [tuple(jnp.zeros_like(p) for p in _own(params, s)) for s in chain.steps],
+    )
+    auto_v, auto_own = jax.grad(nudged, argnums=(0, 1))(*zeros)
+
+    rows = []
+    scale = jnp.ones((), values[-1].dtype) / values[-1].shape[0]
+    for passed, (s, dv, d_own) in enumerate(backward):
+        i = len(values) - 1 - passed
+        rows.append(_row(f"v{i}", s, values[i], dv, auto_v[i], scale, passed))
+        own = _own(params, s)
+        inputs = _largest(values[i])  # a parameter's gradient adds up products with the operation's input
+        for key, p, g, auto in zip(s.keys, own, d_own, auto_own[i] if own else (), strict=True):
+            rows.append(_row(str(key), s, p, g, auto, scale * jnp.maximum(1, inputs), passed))
+        scale = _largest(dv)
+    return Ledger(tuple(rows), J)
+
+
+def _row(name: str, s: Step, value: Array, hand: Array, auto: Array, floor: Array, passed: int) -> Row:
+    scale = jnp.maximum(_largest(auto), floor.astype(auto.dtype))
+    difference = jnp.max(jnp.abs(hand - auto))
+    error = difference / (jnp.finfo(auto.dtype).eps * jnp.where(scale == 0, jnp.ones_like(scale), scale))
+    same = jnp.all((hand == auto) | (jnp.isnan(hand) & jnp.isnan(auto)))
+    code = jnp.where(same, 0, jnp.where(error <= 32 * (passed + 1), 1, 2))  # NaN on one side alone is wrong
+    return Row(name, s.name, value, hand, auto, jnp.where(same, jnp.zeros_like(error), error), code)
+
+
+def _largest(x: Array) -> Array:
+    return jnp.max(jnp.abs(x))
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _paired(operation: str | Callable[..., Array] | Step, module: Any, what: str) -> Step:
+    if isinstance(operation, Step):
+        return operation
+    name = operation if isinstance(operation, str) else getattr(operation, "__name__", repr(operation))
+    home = module if isinstance(operation, str) else sys.modules.get(getattr(operation, "__module__", ""), None)
+    f = getattr(home, name, None) if isinstance(operation, str) else operation
+    backward = getattr(home, f"{name}_backward", None)
+    if f is None or backward is None:
+        raise ValueError(
+            f"{name!r} is not {what} with a hand-written backward in {getattr(home, '__name__', 'its module')}. "
+            f"Give a name from {module.__name__}, or Step(f, f_backward, keys, name)."
+        )
+    return Step(f, backward, (), name)
+
+
+def _own(params: Params, s: Step) -> tuple[Array, ...]:
+    return tuple(params[key] for key in s.keys)
+
+
+def _first(gradients: Any) -> Array:
+    return gradients[0] if isinstance(gradients, tuple) else gradients
+
+
+def _like(params: Params, total: dict[Any, Array]) -> Params:
+    """The gradients in a container like `params`."""
+    if isinstance(params, Mapping):
+        return {key: total[key] if key in total else jnp.zeros_like(p) for key, p in params.items()}
+    return type(params)(total[i] if i in total else jnp.zeros_like(p) for i, p in enumerate(params))

@@ -1,0 +1,346 @@
+"""Gradient descent, and any optimiser of optax, as one compiled loop with history, stop reason and resumable state.
+
+The lecture's rule is theta <- theta - eta dJ/dtheta: `minimize(..., optimizer=eta)`. Momentum, Adam, schedules and
+the rest come from optax: `minimize(..., optimizer=optax.adam(1e-3))`.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fundl import _check
+from fundl._result import Status, check_status, status_of
+from fundl._types import Array, ArrayLike
+
+__all__ = ["Result", "State", "minimize"]
+
+Loss = Callable[..., Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything a descent needs to go on: give it back as `state=`, or keep it with `checkpoint.save`.
+
+    Attributes:
+        params: the current parameters.
+        opt_state: the optimiser's memory (momenta, the count of its schedule).
+        step: updates made so far.
+        key: shuffles the batches; None for full batches.
+    """
+
+    params: Any
+    opt_state: Any
+    step: Array
+    key: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `minimize` returns; a pytree.
+
+    Attributes:
+        params: the parameters reached; the last finite ones when the descent met a NaN or an infinity.
+        history: the loss before each update (of the batch, with batches). Its length is the steps taken; inside a
+            trace it is the steps asked for, with NaN after the stop.
+        gradient_norms: the Euclidean norm of the gradient at the same points.
+        state: to resume from.
+        code: the status as an int32 array; read it through `status`.
+        tol: the tolerance that was asked for, or None.
+    """
+
+    params: Any
+    history: Array
+    gradient_norms: Array
+    state: State
+    code: Array
+    tol: ArrayLike | None = None
+
+    @property
+    def status(self) -> Any:
+        """converged (gradient norm at most tol), max_steps, or non_finite; an array of codes when traced or batched."""
+        return status_of(self.code)
+
+    def check(self) -> "Result":
+        """Return self, or raise `FitError` with the status's advice.
+
+        Taking every step is what was asked for when no `tol` was given, and passes.
+        """
+        if self.tol is None:
+            passed = jnp.where(self.code == Status.max_steps, jnp.zeros_like(self.code), self.code)
+            check_status(passed, "Result")
+        else:
+            check_status(self.code, "Result")
+        return self
+
+    def __str__(self) -> str:
+        if isinstance(self.code, jax.core.Tracer) or self.code.ndim:
+            return f"Result(traced or batched, params={jax.tree.structure(self.params)})"
+        taken = self.history.shape[0]
+        ends = f": loss {float(self.history[0]):.6g} -> {float(self.history[-1]):.6g}" if taken else ""
+        return f"Result: {self.status.name} after {taken} steps{ends}"
+
+
+def minimize(
+    loss: Loss | None,
+    params: Any,
+    *,
+    data: tuple[ArrayLike, ...] = (),
+    optimizer: optax.GradientTransformation | ArrayLike,
+    steps: int,
+    gradient: Callable[..., Any] | None = None,
+    value_and_gradient: Callable[..., tuple[Array, Any]] | None = None,
+    batch_size: int | None = None,
+    key: Array | None = None,
+    tol: ArrayLike | None = None,
+    state: State | None = None,
+    progress: bool = False,
+) -> Result:
+    """Minimise J(theta) = loss(theta, *data) by theta <- theta - eta dJ/dtheta, or by an optimiser of optax.
+
+    Args:
+        loss: scalar function (params, *data); may be None when `value_and_gradient` is given.
+        params: where to start; any pytree of floating arrays.
+        data: arrays with one row for each example, handed to `loss` after `params`.
+        optimizer: a number eta for the lecture's rule, or an optax transformation (line searches and L-BFGS too).
+        steps: updates to make (in this call, when resuming).
+        gradient: hand-written dJ/dparams with the arguments of `loss`; `jax.grad` of it when None.
+        value_and_gradient: both at once, in place of `gradient`.
+        batch_size: rows of a mini-batch; all rows when None. Every epoch is a new permutation of the rows, and the
+            n mod batch_size rows at its end wait for the next epoch.
+        key: random key for the permutations; needed with `batch_size`.
+        tol: stop when the gradient norm is at most tol (of the batch, with batches); None makes all `steps`.
+        state: a `Result.state` to resume from; it replaces `params`, `key` and the optimiser's start.
+        progress: print a line to stderr as it runs; not inside a trace.
+
+    A NaN or an infinity in the loss, the gradient or the update stops the descent before it enters the parameters:
+    status non_finite. Without `tol` the loop is a scan and can be differentiated in both modes, with `tol` a
+    while loop and can be differentiated forwards. The compiled program is kept for the same functions, the same
+    optimizer object and the same shapes; a number as optimizer never recompiles.
+
+    Errors: ValueError or TypeError naming the argument, for steps < 1, rows that do not match, a missing key.
+
+    >>> result = minimize(lambda theta: (theta - 3.0) ** 2, jnp.array(0.0), optimizer=0.25, steps=50, tol=1e-6)
+    >>> print(round(float(result.params), 3), result.status, result.history.shape[0] < 50)
+    3.0 converged True
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning, 4.3 and algorithm 8.1; optax for its transformations.
+    """
+    steps = _positive_int("steps", steps)
+    arrays = {f"data[{i}]": _check.array(f"data[{i}]", x) for i, x in enumerate(data)}
+    if data:
+        rows = _check.examples(**arrays)
+        batch_size = None if batch_size is None else _positive_int("batch_size", batch_size)
+        if batch_size is not None and batch_size > rows:
+            raise ValueError(f"batch_size is {batch_size} but data has only {rows} rows; use at most {rows}, or None.")
+    if batch_size is not None:
+        if not data:
+            raise ValueError("batch_size needs data=(X, y, ...): arrays with one row for each example.")
+        if key is None and state is None:
+            raise ValueError("batch_size needs key=jax.random.key(seed), which shuffles the rows.")
+    functions = _value_and_gradient(loss, gradient, value_and_gradient)
+    if isinstance(optimizer, optax.GradientTransformation):
+        transformation, eta = optimizer, None
+    else:
+        transformation, eta = None, _check.array("optimizer (a learning rate)", optimizer)
+    if state is None:
+        params = jax.tree.map(_floating_leaf, params)
+        with _optax_promotion():
+            opt_state = () if transformation is None else transformation.init(params)
+        state = State(params, opt_state, jnp.zeros((), jnp.int32), None if batch_size is None else key)
+
+    run = partial(_run, functions, transformation, batch_size, tol is not None)
+    if progress:
+        state, history, norms, code = _run_with_progress(run, steps, eta, tol, tuple(arrays.values()), state)
+    else:
+        state, history, norms, code = run(steps, eta, tol, tuple(arrays.values()), state)
+    if not any(isinstance(x, jax.core.Tracer) for x in (code, history)):
+        # The loop returns as many entries as steps asked for; outside a trace the tail without steps is cut off.
+        taken = int(jnp.sum(~jnp.isnan(norms))) if tol is not None or int(code) == Status.non_finite else steps
+        history, norms = history[:taken], norms[:taken]
+    return Result(state.params, history, norms, state, code, tol)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _run(
+    functions: tuple[Loss | None, Loss | None, Loss | None],
+    transformation: optax.GradientTransformation | None,
+    batch_size: int | None,
+    stops: bool,
+    steps: int,
+    eta: Array | None,
+    tol: ArrayLike | None,
+    data: tuple[Array, ...],
+    state: State,
+) -> tuple[State, Array, Array, Array]:
+    """`steps` updates in one program: the state reached, the loss and gradient norm of each step, the status code."""
+
+    def update(state: State, order: Array | None) -> tuple[State, Array, Array, Array]:
+        batch = data if batch_size is None else _batch(data, order, state.step, batch_size)
+        J, g = _evaluate(functions, state.params, batch)
+        if J.ndim:
+            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
+        norm = optax.tree.norm(g).astype(J.dtype)
+        if transformation is None:
+            rate = jnp.asarray(eta)
+            updates, opt_state = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, g), state.opt_state
+        else:
+            with _optax_promotion():
+                updates, opt_state = optax.with_extra_args_support(transformation).update(
+                    g,
+                    state.opt_state,
+                    state.params,
+                    value=J,
+                    grad=g,
+                    value_fn=lambda p: _evaluate(functions, p, batch)[0],
+                )
+        finite = jnp.isfinite(J) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+        code = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
+        if stops:
+            code = jnp.where(finite & (norm <= jnp.asarray(tol).astype(norm.dtype)), jnp.int32(Status.converged), code)
+        go = code == Status.max_steps
+        new = State(optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.key)
+        return _select(go, new, state), J, norm, code
+
+    def advance(carry: Any) -> tuple[Any, tuple[Array, Array]]:
+        state, order, code = carry
+        if batch_size is not None:
+            order = _order(data, order, state, batch_size)
+        running = code == Status.max_steps
+        new, J, norm, new_code = update(state, order)
+        # A finished lane of a vmap keeps its state, and every step after a stop leaves NaN in the history.
+        state = _select(running, new, state)
+        missing = jnp.full_like(J, jnp.nan)
+        entries = jnp.where(running, J, missing), jnp.where(running, norm, missing)
+        return (state, order, jnp.where(running, new_code, code)), entries
+
+    dtype = jax.eval_shape(lambda p: _evaluate(functions, p, data)[0], state.params).dtype
+    order = None
+    if batch_size is not None:
+        order = _permutation(data, state, data[0].shape[0] // batch_size)
+    carry = state, order, jnp.int32(Status.max_steps)
+    if not stops:
+        (state, _, code), (history, norms) = jax.lax.scan(lambda c, _: advance(c), carry, length=steps)
+        return state, history, norms, code
+
+    def body(loop: Any) -> Any:
+        i, carry, history, norms = loop
+        carry, (J, norm) = advance(carry)
+        return i + 1, carry, history.at[i].set(J), norms.at[i].set(norm)
+
+    empty = jnp.full((steps,), jnp.nan, dtype)
+    _, (state, _, code), history, norms = jax.lax.while_loop(
+        lambda loop: (loop[0] < steps) & (loop[1][2] == Status.max_steps), body, (jnp.int32(0), carry, empty, empty)
+    )
+    return state, history, norms, code
+
+
+def _run_with_progress(
+    run: Any, steps: int, eta: Array | None, tol: ArrayLike | None, data: tuple[Array, ...], state: State
+) -> tuple[State, Array, Array, Array]:
+    """The same in chunks from Python, a line on stderr after each: a callback inside the loop would cost more."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, data, eta, tol))):
+        raise ValueError("progress=True prints from Python and cannot run inside a trace; leave it out there.")
+    chunk = max(1, -(-steps // 20))
+    parts: list[tuple[Array, Array]] = []
+    done, code = 0, jnp.int32(Status.max_steps)
+    while done < steps and int(code) == Status.max_steps:
+        m = min(chunk, steps - done)
+        state, history, norms, code = run(m, eta, tol, data, state)
+        parts.append((history, norms))
+        done += m
+        last = history[~jnp.isnan(norms)]
+        shown = f"{float(last[-1]):.6g}" if last.size else "non-finite"
+        bar = "#" * (20 * done // steps)
+        print(f"\r  [{bar:<20}] step {done}/{steps}  loss {shown}   ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    histories, norms = (jnp.concatenate(p) for p in zip(*parts, strict=True))
+    return state, histories, norms, code
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _value_and_gradient(
+    loss: Loss | None, gradient: Loss | None, both: Callable[..., tuple[Array, Any]] | None
+) -> tuple[Loss | None, Loss | None, Any]:
+    """The functions as a hashable key of the compiled program."""
+    if both is not None and gradient is not None:
+        raise TypeError("Give gradient= or value_and_gradient=, not both.")
+    if both is None and not callable(loss):
+        raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
+    return loss, gradient, both
+
+
+def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any]:
+    loss, gradient, both = functions
+    if both is not None:
+        J, g = both(params, *batch)
+    elif gradient is not None:
+        J, g = loss(params, *batch), gradient(params, *batch)  # jit merges what both compute
+    else:
+        J, g = jax.value_and_grad(loss)(params, *batch)
+    if jax.tree.structure(g) != jax.tree.structure(params):
+        raise ValueError(
+            f"gradient must return a pytree like params, {jax.tree.structure(params)}; got {jax.tree.structure(g)}."
+        )
+    return jnp.asarray(J), g
+
+
+def _select(go: Array, new: Any, old: Any) -> Any:
+    """`new` where `go`, else `old`, leaf by leaf."""
+
+    def leaf(a: Any, b: Any) -> Any:
+        return b if a is b else jnp.where(go, a, b)
+
+    return jax.tree.map(leaf, new, old)
+
+
+def _permutation(data: tuple[Array, ...], state: State, batches: int) -> Array:
+    """The order of the rows in the epoch that `state.step` belongs to; it depends on the key and the epoch alone."""
+    assert state.key is not None
+    return jax.random.permutation(jax.random.fold_in(state.key, state.step // batches), data[0].shape[0])
+
+
+def _order(data: tuple[Array, ...], order: Array | None, state: State, batch_size: int) -> Array:
+    batches = data[0].shape[0] // batch_size
+    return jax.lax.cond(
+        state.step % batches == 0, lambda: _permutation(data, state, batches), lambda: jnp.asarray(order)
+    )
+
+
+def _batch(data: tuple[Array, ...], order: Array | None, step: Array, batch_size: int) -> tuple[Array, ...]:
+    assert order is not None
+    start = (step % (data[0].shape[0] // batch_size)) * batch_size
+    rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+
+    def take(x: Array) -> Array:
+        sharding = jax.typeof(x).sharding
+        if sharding.mesh.empty:
+            return x[rows]
+        return x.at[rows].get(out_sharding=sharding)  # an Explicit mesh wants to be told how the batch lies
+
+    return tuple(take(x) for x in data)
+
+
+def _optax_promotion() -> Any:
+    """optax mixes dtypes, which a program with jax_numpy_dtype_promotion="strict" would refuse."""
+    return jax.numpy_dtype_promotion("standard")
+
+
+def _floating_leaf(p: ArrayLike) -> Array:
+    p = _check.array("params", p)
+    return p.astype(_check.common_dtype(p))  # a strong dtype: a weak one would compile the loop twice
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+    return value.__index__()
