@@ -169,6 +169,8 @@ def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) 
             f"{name} of shape {y.shape} holds class labels and must be integers; got {y.dtype}. "
             f"Use {name}.astype(int) for classes, or one-hot / soft labels of shape (n, {num_classes})."
         )
+    if y.dtype.itemsize < 4:
+        y = y.astype(jnp.int32)  # the numbers 0..num_classes-1 may not fit int8
     if weights is not None:
         y = jnp.where(weights == 0, jnp.zeros_like(y), y)
     refuse_where(lambda v: (v < 0) | (v >= num_classes), name, y, f"must hold classes in 0..{num_classes - 1}")

@@ -168,7 +168,7 @@ def log_sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
 def tanh(x: ArrayLike) -> Array:
     """Hyperbolic tangent: g(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x)) = 2 sigma(2x) - 1.
 
-    Derivative: 1 - tanh(x)^2 = 4 e / (1 + e)^2 with e = exp(-2 abs(x)), which keeps its digits in both tails.
+    Derivative: 1 - tanh(x)^2 = 1 / cosh(x)^2, from e = exp(-abs(x)), which keeps its digits in both tails.
 
     >>> print(tanh([0.0, 1.0]))
     [0.        0.7615942]
@@ -180,15 +180,15 @@ def tanh(x: ArrayLike) -> Array:
 
 
 def tanh_backward(dy: ArrayLike, x: ArrayLike) -> Array:
-    """Gradient of `tanh`: dx = dy 4 e / (1 + e)^2 with e = exp(-2 abs(x)).
+    """Gradient of `tanh`: dx = dy / cosh(x)^2 = dy (2 e / (1 + e^2))^2 with e = exp(-abs(x)).
 
     >>> print(tanh_backward([1.0, 1.0], [0.0, 20.0]))
-    [1.0000000e+00 1.6993417e-17]
+    [1.000000e+00 1.699342e-17]
     """
     x, v, dy = _backward(dy, x)
     # y = tanh(x); dy/dx = 1 - y^2, which is 0 / 0 digits where y rounds to 1
-    e = _precise.exp_minus_abs(2 * v)
-    return (dy * (4 * e / jnp.square(1 + e))).astype(x.dtype)
+    e = _precise.exp_minus_abs(v)
+    return (dy * jnp.square(2 * e / (1 + e * e))).astype(x.dtype)
 
 
 def softplus(x: ArrayLike) -> Array:
@@ -227,7 +227,8 @@ def silu(x: ArrayLike) -> Array:
     Source: Elfwing, Uchibe and Doya, arXiv 1702.03118, (5).
     """
     x, v = _forward(x)
-    return (_finite_below(v) * _precise.sigmoid(v)).astype(x.dtype)
+    a, _, t = _precise.sigmoid_factors(v)
+    return ((_finite_below(v) * a) * (a / t)).astype(x.dtype)
 
 
 def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
@@ -239,7 +240,8 @@ def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     x, v, dy = _backward(dy, x)
     # y = x sigma(x)
     c = _finite_below(-_finite_below(-v))
-    return (dy * (_precise.sigmoid(v) * (1 + c * _precise.sigmoid(-v)))).astype(x.dtype)
+    a, b, t = _precise.sigmoid_factors(v)
+    return (dy * (((1 + c * b * (b / t)) * a) * (a / t))).astype(x.dtype)
 
 
 def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
@@ -256,7 +258,10 @@ def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
     """
     x, v = _forward(x)
     c = _finite_below(v)
-    return (c * (_precise.sigmoid(2 * _gelu_u(c)) if approximate else _normal_cdf(c))).astype(x.dtype)
+    if not approximate:
+        return (c * _normal_cdf(c)).astype(x.dtype)
+    a, _, t = _precise.sigmoid_factors(2 * _gelu_u(c))
+    return ((c * a) * (a / t)).astype(x.dtype)
 
 
 def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> Array:
@@ -271,7 +276,8 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
         # y = x s, s = sigma(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
         u = _gelu_u(c)
         du = _SQRT_2_OVER_PI * (1 + 3 * _GELU_CUBIC * c * c)
-        slope = _precise.sigmoid(2 * u) * (1 + 2 * c * du * _precise.sigmoid(-2 * u))
+        a, b, t = _precise.sigmoid_factors(2 * u)
+        slope = ((1 + 2 * c * du * b * (b / t)) * a) * (a / t)
     else:
         # y = x Phi(x), and Phi' = phi
         slope = _normal_cdf(c) + c * (_INVERSE_SQRT_2_PI * jnp.exp(-0.5 * c * c))
@@ -303,6 +309,9 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     z, v = _logits(z, axis)
     dy = _cotangent(dy, v, v.shape)
     p = _softmax(v, axis)
+    # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
+    _, own, _ = _entry_and_rest(dy, v, axis)
+    dy = dy - own
     # p_j = exp(z_j) / sum_l exp(z_l)
     return (p * (dy - jnp.sum(p * dy, axis=axis, keepdims=True))).astype(z.dtype)
 
@@ -330,8 +339,11 @@ def log_softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Arra
     """
     z, v = _logits(z, axis)
     dy = _cotangent(dy, v, v.shape)
-    # log p_j = z_j - log(sum_l exp(z_l))
-    return (dy - _softmax(v, axis) * jnp.sum(dy, axis=axis, keepdims=True)).astype(z.dtype)
+    e, s, _, _ = _precise.exp_shifted(v, axis)
+    top, own, rest = _entry_and_rest(dy, v, axis)
+    # log p_j = z_j - log(sum_l exp(z_l)); for the largest p, 1 - p = s / (1 + s) without cancellation
+    dz = jnp.where(top, (own * s - rest) / (1 + s), dy - e / (1 + s) * (own + rest))
+    return dz.astype(z.dtype)
 
 
 def logsumexp(z: ArrayLike, *, axis: int = -1) -> Array:
@@ -422,3 +434,11 @@ def _finite_below(v: Array) -> Array:
 def _softmax(v: Array, axis: int) -> Array:
     e, s, _, _ = _precise.exp_shifted(v, axis)
     return e / (1 + s)
+
+
+def _entry_and_rest(dy: Array, v: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Where v is largest along `axis`, the entry of dy there, and the sum of its other entries."""
+    top = _precise.largest(v, axis)
+    zero = jnp.zeros_like(dy)
+    own = jnp.sum(jnp.where(top, dy, zero), axis=axis, keepdims=True)
+    return top, own, jnp.sum(jnp.where(top, zero, dy), axis=axis, keepdims=True)

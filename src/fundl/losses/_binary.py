@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_minus_abs
+from fundl._precise import exp_minus_abs, log_1_minus
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -29,7 +29,7 @@ def binary_cross_entropy(
     _, (q, t, w) = _inputs("p", p, y, weights, fill=0.5)
     # 0 log 0 = 0: where the factor is 0 the logarithm's argument is replaced, or its derivative would be 0 / 0.
     log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))
-    log_1_p = jnp.log1p(-jnp.where((t == 1) & (q == 1), jnp.zeros_like(q), q))
+    log_1_p = log_1_minus(jnp.where((t == 1) & (q == 1), jnp.zeros_like(q), q))
     return reduce(_per_example(-(t * log_p + (1 - t) * log_1_p)), w, reduction)
 
 
@@ -47,7 +47,7 @@ def binary_cross_entropy_backward(
     dL = rows(reduce_backward(dJ, w, reduction, q.shape[:1], q.dtype), q)
     # L = -y log p - (1 - y) log(1 - p); for y = 0 and 1 only one term is there, also where p is 0 or 1
     slope = jnp.where(t == 0, 1 / (1 - q), jnp.where(t == 1, -1 / q, (q - t) / q / (1 - q)))
-    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (jnp.log1p(-q) - jnp.log(q))))
+    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (log_1_minus(q) - jnp.log(q))))
 
 
 def binary_cross_entropy_with_logits(

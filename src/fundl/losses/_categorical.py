@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_shifted
+from fundl._precise import exp_shifted, largest
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -117,18 +117,19 @@ def cross_entropy_with_logits_backward(
     a = _smoothing(label_smoothing, v)
     e, s, d, _ = exp_shifted(v)
     p = e / (1 + s)
-    one_minus_p = jnp.where(d == 0, s / (1 + s), 1 - p)
     if onehot is not None:
-        # L = -log p_y
-        slope = jnp.where(onehot, -one_minus_p, p)
+        # L = -log p_y; for the largest p, 1 - p = s / (1 + s) without cancellation
+        slope = jnp.where(onehot, -jnp.where(d == 0, s / (1 + s), 1 - p), p)
         if a is not None:
             # + a (mean_k of -log p_k + log p_y)
             slope = slope + a * (jnp.where(onehot, jnp.ones_like(p), jnp.zeros_like(p)) - 1 / v.shape[-1])
         return gradients((given[0], lambda: dL * (slope * rows(t, v))))
     t = _smooth(t, a)
-    # L = -sum_k y_k log p_k
-    others = jnp.sum(t, axis=-1, keepdims=True) - t
-    slope = p * others - t * one_minus_p
+    # L = -sum_k y_k log p_k; for the largest p: p sum_k y_k - y = p (the other y) - (1 - p) y
+    top = largest(v)
+    own = jnp.sum(jnp.where(top, t, jnp.zeros_like(t)), axis=-1, keepdims=True)
+    rest = jnp.sum(jnp.where(top, jnp.zeros_like(t), t), axis=-1, keepdims=True)
+    slope = jnp.where(top, (rest - own * s) / (1 + s), p * (own + rest) - t)
     scale = 1 if a is None else 1 - a
     return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
 
