@@ -1,0 +1,173 @@
+"""Evaluating f, its autodiff gradient and a hand-written one at many points with one compiled call each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl.verify._arguments import Arguments, to_numpy
+
+__all__ = ["UNTRACEABLE", "Engine", "StructureError"]
+
+# What jax raises when a function needs concrete values (NumPy code, Python branches): it then runs point by point.
+UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
+
+Arrays = list[np.ndarray]
+Compute = Callable[[list[Any], list[Any]], Any]
+
+
+class StructureError(Exception):
+    """A rule returned something other than one gradient per argument, of its shape, at shapes tried later."""
+
+
+class Engine:
+    """One function f and the leaves of its arguments; everything here maps stacks of points to stacks of results.
+
+    `dtype` is that of the floating leaves: float64 makes the shadow in which float32 rules are judged, inside a
+    local 64-bit context, whatever the global setting.
+    """
+
+    def __init__(self, f: Callable[..., Any], args: Sequence[Any], arguments: Arguments, has_aux: bool) -> None:
+        self.f, self.arguments, self.has_aux = f, arguments, has_aux
+        self._compiled: dict[Any, Any] = {}
+        out = f(*args)
+        if has_aux:
+            if not (isinstance(out, tuple) and len(out) == 2):
+                raise TypeError("has_aux=True needs f to return a pair (output, aux).")
+            out = out[0]
+        leaves, self.tree = jax.tree.flatten(out)
+        dtypes = [jnp.result_type(v) for v in leaves]
+        self.outputs = [i for i, d in enumerate(dtypes) if jnp.issubdtype(d, jnp.floating)]
+        if not self.outputs:
+            raise TypeError(f"f must return at least one floating array to differentiate; got {dtypes}.")
+        self.output_dtypes = [dtypes[i] for i in self.outputs]
+        self.shapes = [np.shape(leaves[i]) for i in self.outputs]
+
+    def values(self, leaves: list[Any]) -> list[Any]:
+        """The floating outputs of f."""
+        out = self.f(*self.arguments.build(leaves))
+        flat = jax.tree.leaves(out[0] if self.has_aux else out)
+        return [jnp.asarray(flat[i]) for i in self.outputs]
+
+    def dy_tree(self, dys: Sequence[Any]) -> Any:
+        """The cotangent in the tree of f's output; float0 zeros for integer outputs."""
+        slots: list[Any] = [np.zeros((), jax.dtypes.float0)] * self.tree.num_leaves
+        for i, dy in zip(self.outputs, dys, strict=True):
+            slots[i] = dy
+        return jax.tree.unflatten(self.tree, slots)
+
+    def autodiff(self, leaves: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
+        """f and its vector-Jacobian product by jax.vjp."""
+        mine = self.arguments.differentiable
+
+        def g(diff: list[Any]) -> list[Any]:
+            full = list(leaves)
+            for k, v in zip(mine, diff, strict=True):
+                full[k] = v
+            return self.values(full)
+
+        out, pull = jax.vjp(g, [leaves[k] for k in mine])
+        (grads,) = pull([jnp.asarray(dy).astype(v.dtype) for dy, v in zip(dys, out, strict=True)])
+        return out, grads
+
+    def rule(self, backward: Callable[..., Any]) -> Compute:
+        """The hand-written gradients, one per differentiable leaf, missing ones as zeros."""
+
+        def compute(leaves: list[Any], dys: list[Any]) -> list[Any]:
+            found, problems = self.arguments.align(backward(self.dy_tree(dys), *self.arguments.build(leaves)))
+            out = []
+            for k, g in zip(self.arguments.differentiable, found, strict=True):
+                want = jnp.shape(leaves[k])
+                if g is None or getattr(g, "dtype", None) == jax.dtypes.float0:
+                    g = jnp.zeros(want, leaves[k].dtype)
+                g = jnp.asarray(g)
+                if g.shape != want:
+                    name = self.arguments.leaves[k].name
+                    problems.append(f"the gradient of {name} has shape {g.shape}; expected {want}")
+                out.append(g)
+            if problems:
+                raise StructureError("; ".join(problems))
+            return out
+
+        return compute
+
+    def differences(self, leaves: list[Any], dys: list[Any], where: Any, steps: Any) -> Any:
+        """Slopes of <dy, f> right and left of one entry for each step, and the rounding error of each.
+
+        `where` numbers the entries of all differentiable leaves laid end to end; (E,) by (E, L) gives three (E, L).
+        """
+        mine = self.arguments.differentiable
+        sizes = [int(np.prod(jnp.shape(leaves[k]))) for k in mine]
+        flat = jnp.concatenate([jnp.reshape(leaves[k], (-1,)) for k in mine])
+        eps = jnp.finfo(flat.dtype).eps
+
+        def at(x: Any) -> list[Any]:
+            full, start = list(leaves), 0
+            for k, n in zip(mine, sizes, strict=True):
+                full[k] = jnp.reshape(x[start : start + n], jnp.shape(leaves[k]))
+                start += n
+            return [v.astype(flat.dtype) for v in self.values(full)]
+
+        here = at(flat)
+
+        def slope(pair: tuple[Any, Any]) -> Any:
+            i, h = pair
+            up, down = flat.at[i].add(h), flat.at[i].add(-h)
+            right = left = noise = jnp.zeros((), flat.dtype)
+            for dy, a, b, c in zip(dys, at(up), here, at(down), strict=True):
+                # A cotangent of zero hides an output, even an infinite one.
+                live = dy != 0
+                right += jnp.sum(jnp.where(live, dy * (a - b), 0))
+                left += jnp.sum(jnp.where(live, dy * (b - c), 0))
+                noise += jnp.sum(jnp.where(live, jnp.abs(dy) * (jnp.abs(a) + jnp.abs(b) + jnp.abs(c)), 0))
+            return right / (up[i] - flat[i]), left / (flat[i] - down[i]), eps * noise / h
+
+        entries = jnp.repeat(where, steps.shape[1])
+        together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
+        out = jax.lax.map(slope, (entries, jnp.ravel(steps)), batch_size=together)
+        return [jnp.reshape(v, steps.shape) for v in out]
+
+    def run(self, key: Any, compute: Callable[..., Any], stacks: Sequence[Arrays], dtype: Any, chunk: int) -> Any:
+        """compute mapped over the first axis of every stack, in chunks of one size so that it compiles once."""
+        count = len(stacks[0][0])
+        wide = np.dtype(dtype) == np.float64
+        pieces = []
+        # Without 64-bit mode a float32 run must stay in it: a rule that needs the mode is a rule with a defect.
+        with jax.enable_x64(True) if wide else jax.enable_x64(bool(jax.config.jax_enable_x64)):
+            for start in range(0, count, chunk):
+                index = np.minimum(np.arange(start, start + chunk), count - 1)
+                part = [[self._cast(s[index], dtype) for s in group] for group in stacks]
+                result = jax.tree.map(to_numpy, self._mapped(key, compute, part, dtype, chunk))
+                pieces.append(jax.tree.map(lambda v: v[: min(chunk, count - start)], result))
+        return jax.tree.map(lambda *v: np.concatenate(v), *pieces)
+
+    def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int) -> Any:
+        cache = (key, str(dtype), chunk, tuple(s.shape[1:] for s in part[0]))
+        if cache not in self._compiled:
+            mapped = jax.jit(jax.vmap(compute)) if chunk > 1 else jax.jit(compute)
+            try:
+                result = self._call(mapped, part, chunk)
+            except UNTRACEABLE:
+                self._compiled[cache] = None
+            else:
+                if key is not None:
+                    self._compiled[cache] = mapped
+                return result
+        if (mapped := self._compiled.get(cache)) is not None:
+            return self._call(mapped, part, chunk)
+        rows = [compute(*[[jnp.asarray(s[i]) for s in group] for group in part]) for i in range(chunk)]
+        return jax.tree.map(lambda *v: np.stack([to_numpy(x) for x in v]), *rows)
+
+    @staticmethod
+    def _call(mapped: Callable[..., Any], part: list[Any], chunk: int) -> Any:
+        if chunk > 1:
+            return mapped(*part)
+        return jax.tree.map(lambda v: v[None], mapped(*[[s[0] for s in group] for group in part]))
+
+    @staticmethod
+    def _cast(x: np.ndarray, dtype: Any) -> np.ndarray:
+        return x.astype(dtype) if x.dtype.kind == "f" else x

@@ -1,0 +1,411 @@
+"""The examination of one rule: structure, float64 at exposing points, other shapes, float32, and the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from fundl.verify._arguments import Arguments
+from fundl.verify._diagnose import Evidence, diagnose
+from fundl.verify._engine import Engine
+from fundl.verify._judges import Bench, Verdict, flat
+from fundl.verify._points import Domain, guess_domain, resized
+from fundl.verify._report import Failure, Report, Row
+from fundl.verify._single import check_float32
+from fundl.verify._structure import check_structure
+
+__all__ = ["Examiner"]
+
+_KINKS = ("left", "right", "average", "zero")
+_JUDGED = 12  # entries arbitrated per leaf and kind of point
+
+
+@dataclass
+class Wrong:
+    """Entries of one bench that are wrong: (point, entry), the true value, and what judged it."""
+
+    where: list[tuple[int, int]] = field(default_factory=list)
+    truth: list[float] = field(default_factory=list)
+    kind: list[str] = field(default_factory=list)
+
+
+class Examiner:
+    """f and everything about it that does not depend on the rule, so that many rules can be checked against it."""
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        args: Sequence[Any],
+        *,
+        domain: Domain | dict[str, Domain] | None = None,
+        kink: str | None = None,
+        reference: str = "auto",
+        has_aux: bool = False,
+        wrt: Sequence[int] | None = None,
+        fixed: Sequence[int] = (),
+        seed: int = 0,
+        budget: int = 400_000,
+    ) -> None:
+        if kink is not None and kink not in _KINKS:
+            raise ValueError(f"kink must be one of {_KINKS} or None; got {kink!r}.")
+        if reference not in ("auto", "autodiff", "differences"):
+            raise ValueError(f"reference must be 'auto', 'autodiff' or 'differences'; got {reference!r}.")
+        self.f, self.args, self.kink, self.reference, self.seed = f, tuple(args), kink, reference, seed
+        self.arguments = Arguments(f, args, wrt=wrt, fixed=fixed)
+        self.engine = Engine(f, self.args, self.arguments, has_aux)
+        self.notes: list[str] = []
+        self.domains = self._domains(domain)
+        # Large inputs get fewer points: time and memory stay linear in the size of the input.
+        values = [leaf.value for leaf in self.arguments.leaves]
+        self.budget = budget
+        self.bench = self._bench(values, self.engine.shapes, budget)
+        self._others: list[tuple[str, Bench]] | None = None
+
+    def _domains(self, domain: Domain | dict[str, Domain] | None) -> dict[int, Domain]:
+        named = {leaf.name: k for k, leaf in enumerate(self.arguments.leaves) if leaf.floating}
+        if domain is None:
+            return {}
+        if not isinstance(domain, dict):
+            return dict.fromkeys(named.values(), domain)
+        out: dict[int, Domain] = {}
+        for name, value in domain.items():
+            mine = [k for n, k in named.items() if n == name or self.arguments.names[self._argument(k)] == name]
+            if not mine:
+                raise ValueError(f"domain names {name!r}, which is no floating argument; there are {list(named)}.")
+            out.update(dict.fromkeys(mine, value))
+        return out
+
+    def _argument(self, k: int) -> int:
+        return self.arguments.leaves[k].argument
+
+    def _bench(self, values: list[np.ndarray], shapes: list[tuple[int, ...]], budget: int) -> Bench:
+        blackbox = self.reference == "differences"
+
+        def make(domains: dict[int, Domain]) -> Bench:
+            return Bench(self.engine, values, domains, blackbox, budget, self.seed, shapes)
+
+        try:
+            bench = make(self.domains)
+        except jax.errors.TracerArrayConversionError:
+            # f is written in NumPy: autodiff cannot see it, differences can.
+            if self.reference == "autodiff":
+                raise
+            self.reference, blackbox = "differences", True
+            self.notes.append("f cannot be traced by jax, so differences are the only judge")
+            bench = make(self.domains)
+        guesses = {k: guess_domain(leaf) for k, leaf in enumerate(self.arguments.leaves) if leaf.floating}
+        guesses = {k: g for k, g in guesses.items() if g is not None and k not in self.domains}
+        if np.mean(bench.ok) < 0.6 and guesses:
+            narrowed = make({**self.domains, **guesses})
+            if np.mean(narrowed.ok) > np.mean(bench.ok):
+                self.domains = {**self.domains, **guesses}
+                words = ", ".join(f"{self.arguments.leaves[k].name} {g}" for k, g in guesses.items())
+                self.notes.append(f"f has no finite value at most points, so they were drawn with {words}")
+                bench = narrowed
+        return bench
+
+    def others(self) -> list[tuple[str, Bench]]:
+        """Benches of other shapes that f accepts: one example, another batch size, unequal sides."""
+        if self._others is None:
+            self._others = []
+            shapes: dict[int, list[tuple[int, ...]]] = {}
+
+            def accepts(values: list[np.ndarray]) -> bool:
+                with jax.enable_x64(True):
+                    structs = [jax.ShapeDtypeStruct(v.shape, np.float64 if v.dtype.kind == "f" else v.dtype)
+                               for v in values]  # fmt: skip
+                    try:
+                        out = jax.eval_shape(self.engine.values, structs)
+                    except Exception:  # f refuses these shapes, in whatever way it likes
+                        return False
+                shapes[id(values)] = [v.shape for v in out]
+                return True
+
+            if self.bench.size <= 200_000:
+                for text, values in resized(self.arguments.leaves, accepts):
+                    bench = self._bench(values, shapes[id(values)], min(self.budget, 24 * sum(v.size for v in values)))
+                    self._others.append((text, bench))
+        return self._others
+
+    def check(
+        self, backward: Callable[..., Any], name: str = "", own_value: Callable[[list[Any]], list[Any]] | None = None
+    ) -> Report:
+        """Examine one rule; own_value is the forward that the rule comes with, where it has one."""
+        start = time.perf_counter()
+        name = name or getattr(backward, "__name__", "rule").removesuffix("_backward")
+        report = Report(name, notes=list(self.notes))
+        report.failures += check_structure(self.engine, self.args, backward, own_value)
+        if not report.failures:
+            self._float64(backward, report)
+        if not report.failures and own_value is not None:
+            self._forward(own_value, report)
+        if not report.failures:
+            self._other_shapes(backward, report)
+        if not report.failures:
+            report.failures += check_float32(self.engine, self.bench, backward, report.notes)
+        self._rows(report)
+        report.seconds = time.perf_counter() - start
+        return report
+
+    def _float64(self, backward: Callable[..., Any], report: Report) -> None:
+        bench = self.bench
+        report.points, report.skipped = int(bench.ok.sum()), int((~bench.ok).sum())
+        if not bench.ok.any():
+            report.notes.append("f has no finite value at any point: nothing was checked; give a domain=")
+            return
+        try:
+            given = bench.given(backward)
+        except Exception as error:
+            report.failures.append(_raised(error, "float64 inputs"))
+            return
+        wrong = self.judge(bench, given, report)
+        report.failures += self._explain(bench, given, wrong, backward)
+        report.judges = "differences of f" if bench.blackbox else "jax.vjp of f"
+        if not wrong.where and not bench.blackbox:
+            self._confirm(bench, given, report)
+        self._power(bench, report)
+
+    def _forward(self, own_value: Callable[[list[Any]], list[Any]], report: Report) -> None:
+        """The forward that the rule comes with, at every point."""
+        bench = self.bench
+        stacks = [bench.points.stacks]
+        own = flat(self.engine.run(None, lambda x: own_value(x), stacks, np.float64, bench.chunk))
+        plain = flat(bench.outputs)
+        top = np.abs(np.where(np.isfinite(plain), plain, 0)).max(axis=1, initial=0.0, keepdims=True)
+        with np.errstate(all="ignore"):
+            off = bench.ok[:, None] & ~(np.abs(own - plain) <= 1e-11 * np.abs(plain) + 1e-12 * top)
+        if off.any():
+            p, e = (int(i) for i in np.argwhere(off)[0])
+            report.failures.append(Failure(
+                "the output", "forward", "the rule's forward differs from the plain function",
+                "the fwd rule computes something else", (e,), float(own[p, e]), float(plain[p, e]),
+                seen_at=bench.points.kinds[p], judges="the undecorated function",
+            ))  # fmt: skip
+
+    def _other_shapes(self, backward: Callable[..., Any], report: Report) -> None:
+        for text, bench in self.others():
+            if not bench.ok.any():
+                continue
+            report.points += int(bench.ok.sum())
+            try:
+                given = bench.given(backward)
+            except Exception as error:
+                failure = _raised(error, text)
+                failure.likely_cause = "a size is frozen into the rule: it works only for the shapes given"
+                report.failures.append(failure)
+                return
+            wrong = self.judge(bench, given, Report(""))
+            for failure in self._explain(bench, given, wrong, backward):
+                failure.cause, failure.seen_at = "batch", f"{text}, {failure.seen_at}"
+                failure.likely_cause = (
+                    "a size or an array of the first shapes is frozen into the rule"
+                    + (f" ({failure.likely_cause})" if failure.likely_cause else "")
+                )  # fmt: skip
+                report.failures.append(failure)
+            if report.failures:
+                return
+
+    def judge(self, bench: Bench, given: np.ndarray, report: Report) -> Wrong:
+        """The entries that are wrong, after arbitration; conventions and a wrong reference go to the report."""
+        truth = bench.gradients
+        wrong = Wrong()
+        with np.errstate(all="ignore"):
+            off = np.abs(given - truth) > bench.tolerance(truth)
+        finite_given, finite_truth = np.isfinite(given), np.isfinite(truth)
+        decided = np.isfinite(bench.errors) if bench.blackbox else np.ones(given.shape, bool)
+        bad = bench.ok[:, None] & finite_truth & ~finite_given & decided
+        for p, e in _choose(bad, np.ones(given.shape), bench):
+            wrong.where.append((p, e))
+            wrong.truth.append(float(truth[p, e]))
+            wrong.kind.append("not finite")
+        if wrong.where:
+            return wrong
+        suspect = bench.ok[:, None] & finite_given & (off | ~finite_truth) & decided
+        with np.errstate(all="ignore"):
+            size = np.abs(given - truth) / bench.tolerance(truth)
+        chosen = _choose(suspect, np.where(np.isfinite(size), size, 1.0), bench)
+        verdicts = bench.verdicts(chosen)
+        kinks: list[tuple[int, int, Verdict]] = []
+        for (p, e), v in zip(chosen, verdicts, strict=True):
+            g, t = float(given[p, e]), float(truth[p, e])
+            slack = 4 * v.error + float(bench.tolerance(truth)[p, e] if finite_truth[p, e] else 0.0)
+            if v.kind == "smooth" and abs(g - v.value) > slack + 1e-9 * abs(v.value):
+                wrong.where.append((p, e))
+                wrong.truth.append(t if abs(t - v.value) <= slack else v.value)
+                wrong.kind.append("smooth")
+            elif v.kind == "smooth" and (not np.isfinite(t) or abs(t - v.value) > slack + 1e-9 * abs(v.value)):
+                text = self._reference_text(bench, p, e, g, t, v)
+                if len(report.reference) < 4 and not any(r.split(" at ")[0] == text.split(" at ")[0]
+                                                         for r in report.reference):  # fmt: skip
+                    report.reference.append(text)
+            elif v.kind == "kink":
+                margin = 1e-3 * (v.high - v.low)
+                if not v.low - margin <= g <= v.high + margin or self._contradicts(g, v):
+                    wrong.where.append((p, e))
+                    wrong.truth.append(min(max(g, v.low), v.high))
+                    wrong.kind.append("kink")
+                else:
+                    kinks.append((p, e, v))
+        self._along_ties(bench, given, kinks, wrong)
+        if not wrong.where:
+            report.conventions += self._conventions(bench, given, kinks)
+        return wrong
+
+    def _reference_text(self, bench: Bench, p: int, e: int, g: float, t: float, v: Verdict) -> str:
+        leaf, index = bench.where(e)
+        name = self.arguments.leaves[self.arguments.differentiable[leaf]].name
+        at = bench.entries()[p, e]
+        return (
+            f"jax.grad of f is wrong in {name} at {at:.6g} ({bench.points.kinds[p]}, index {list(index)}): "
+            f"it gives {t:.9g}, differences {v.value:.9g}, the rule {g:.9g}"
+        )
+
+    def _contradicts(self, g: float, v: Verdict) -> bool:
+        if self.kink is None or np.isnan(v.left):
+            return False
+        declared = {"left": v.left, "right": v.right, "average": (v.left + v.right) / 2, "zero": 0.0}[self.kink]
+        return abs(g - declared) > 1e-3 * (v.high - v.low)
+
+    def _along_ties(self, bench: Bench, given: np.ndarray, kinks: list[tuple[int, int, Verdict]], wrong: Wrong) -> None:
+        """At a tie the entries must fit together too: along the whole tied set the slope has its own interval."""
+        if bench.blackbox:
+            return
+        for p in list(dict.fromkeys(p for p, _, _ in kinks))[:6]:
+            near, _ = bench.nearby_all(np.array([p]))
+            near = near[0][np.isfinite(near[0]).all(axis=1)] if near is not None else np.zeros((0, 0))
+            if len(near) < 8:
+                continue
+            width = np.ptp(near, axis=0)
+            top = np.abs(near).max(axis=0)
+            tied = width > 1e-3 * top + 1e-12
+            reach = np.abs(near[:, tied]).max(axis=0, initial=0.0).sum()
+            along = near[:, tied].sum(axis=1)
+            mine = given[p, tied].sum()
+            spread = max(np.ptp(along), 1e-5 * reach)
+            middle = (along.min() + along.max()) / 2
+            if abs(mine - middle) > 8 * spread:
+                e = next(e for q, e, _ in kinks if q == p)
+                wrong.where.append((p, e))
+                wrong.truth.append(float(bench.gradients[p, e]))
+                wrong.kind.append("tie")
+
+    def _conventions(self, bench: Bench, given: np.ndarray, kinks: list[tuple[int, int, Verdict]]) -> list[str]:
+        out: dict[str, str] = {}
+        for p, e, v in kinks:
+            leaf, _ = bench.where(e)
+            name = self.arguments.leaves[self.arguments.differentiable[leaf]].name
+            g, word = float(given[p, e]), "a value between"
+            if not np.isnan(v.left):
+                choices = {"left": v.left, "right": v.right, "average": (v.left + v.right) / 2, "zero": 0.0}
+                near = [w for w, c in choices.items() if abs(g - c) <= 1e-3 * (v.high - v.low)]
+                word = " = ".join(near) or word
+            elif g == 0:
+                word = "zero"
+            out.setdefault(
+                f"{name}{word}",
+                f"{name} at {bench.entries()[p, e]:.4g} ({bench.points.kinds[p]}): the rule takes {word}, {g:.4g}; "
+                f"jax.grad {bench.gradients[p, e]:.4g}; any value in [{v.low:.4g}, {v.high:.4g}] is right",
+            )
+        return list(out.values())[:6]
+
+    def _confirm(self, bench: Bench, given: np.ndarray, report: Report) -> None:
+        """Differences at a few points where rule and autodiff agree: both may share one mistake."""
+        rng = np.random.default_rng(self.seed + 5)
+        ordinary = [p for p in np.flatnonzero(bench.ok) if bench.points.kinds[p] in ("as given", "ordinary values")]
+        count = 3 if bench.size <= 20_000 else 1
+        chosen = []
+        for p in ordinary[:count]:
+            for a, b in zip(bench.offsets[:-1], bench.offsets[1:], strict=True):
+                if b > a:
+                    chosen += [(int(p), int(e)) for e in rng.integers(a, b, 2 if bench.size <= 20_000 else 1)]
+        verdicts = bench.verdicts(chosen)
+        gaps = []
+        for (p, e), v in zip(chosen, verdicts, strict=True):
+            t, top = float(bench.gradients[p, e]), float(bench.leaf_max(bench.gradients)[p, e])
+            if not np.isfinite(v.value) or v.error > 1e-6 * top:
+                continue
+            gap = abs(t - v.value)
+            if v.kind == "smooth" or (v.kind == "undecided" and v.samples is not None):
+                gaps.append(gap / top if top else 0.0)
+                if gap > 8 * v.error + 1e-6 * top and self.reference == "auto":
+                    report.failures.append(self._both_wrong(bench, given, p, e, v))
+                    return
+        if gaps:
+            report.judges += f", confirmed by differences to {max(max(gaps), 1e-16):.0e}"
+        else:
+            report.notes.append("differences could not confirm autodiff at the points tried")
+
+    def _both_wrong(self, bench: Bench, given: np.ndarray, p: int, e: int, v: Verdict) -> Failure:
+        leaf, index = bench.where(e)
+        return Failure(
+            self.arguments.leaves[self.arguments.differentiable[leaf]].name, "shared",
+            "the rule and autodiff agree with each other, and not with f",
+            "f holds a stop_gradient or a custom derivative that is wrong; if it is meant, pass reference='autodiff'",
+            index, float(given[p, e]), v.value, seen_at=bench.points.kinds[p], judges="differences of f",
+        )  # fmt: skip
+
+    def _power(self, bench: Bench, report: Report) -> None:
+        with np.errstate(all="ignore"):
+            truth = bench.gradients
+            ratio = np.where(bench.ok[:, None] & (truth != 0), bench.tolerance(truth) / np.abs(truth), np.inf)
+        smallest = ratio.min(axis=0, initial=np.inf)
+        for k, (a, b) in zip(
+            self.arguments.differentiable, zip(bench.offsets[:-1], bench.offsets[1:], strict=True), strict=True
+        ):
+            mine = smallest[a:b][np.isfinite(smallest[a:b])]
+            report.power[self.arguments.leaves[k].name] = float(mine.max()) if mine.size else 1.0
+
+    def _explain(self, bench: Bench, given: np.ndarray, wrong: Wrong, backward: Callable[..., Any]) -> list[Failure]:
+        if not wrong.where:
+            return []
+        with np.errstate(all="ignore"):
+            off = bench.ok[:, None] & ~(np.abs(given - bench.gradients) <= bench.tolerance(bench.gradients))
+        evidence = Evidence(self.engine, bench, given, off)
+        failures = []
+        for leaf in sorted({bench.where(e)[0] for _, e in wrong.where}):
+            mine = [i for i, (_, e) in enumerate(wrong.where) if bench.where(e)[0] == leaf]
+            failures.append(diagnose(evidence, leaf, [wrong.where[i] for i in mine],
+                                     [wrong.truth[i] for i in mine], [wrong.kind[i] for i in mine]))  # fmt: skip
+        return failures
+
+    def _rows(self, report: Report) -> None:
+        failed = {f.argument for f in report.failures}
+        for leaf in self.arguments.leaves:
+            if leaf.differentiable:
+                verdict = "WRONG" if leaf.name in failed else ("not judged" if failed else "ok")
+                if verdict == "not judged" and not any(f.cause in ("raises", "structure") for f in report.failures):
+                    verdict = "ok"
+            else:
+                verdict = "no gradient expected"
+            report.arguments.append(Row(leaf.name, leaf.describe, verdict))
+
+
+def _choose(mask: np.ndarray, size: np.ndarray, bench: Bench) -> list[tuple[int, int]]:
+    """Some of the marked entries: the largest of every leaf at every kind of point, then more of the largest."""
+    chosen: list[tuple[int, int]] = []
+    limit = _JUDGED if bench.size <= 20_000 else 2
+    for a, b in zip(bench.offsets[:-1], bench.offsets[1:], strict=True):
+        rows = np.flatnonzero(mask[:, a:b].any(axis=1))
+        seen: dict[str, int] = {}
+        mine: list[tuple[int, int]] = []
+        for p in rows:
+            kind = bench.points.kinds[p]
+            if seen.get(kind, 0) >= 2:
+                continue
+            seen[kind] = seen.get(kind, 0) + 1
+            part = np.where(mask[p, a:b], size[p, a:b], -1)
+            mine.append((int(p), int(a + np.argmax(part))))
+        mine.sort(key=lambda pe: -size[pe])
+        chosen += mine[:limit] + [m for m in mine[limit:] if m[0] % 3 == 0][:limit]
+    return chosen
+
+
+def _raised(error: Exception, where: str) -> Failure:
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    return Failure("the rule", "raises", f"raises {type(error).__name__}: {first}", seen_at=where)

@@ -1,0 +1,239 @@
+"""Two judges of one gradient entry: autodiff and differences, and what to believe where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fundl.verify._differences import LEVELS, extrapolate, steps
+from fundl.verify._engine import Engine
+from fundl.verify._points import Points, cotangents, draw
+
+__all__ = ["Bench", "Verdict", "flat"]
+
+Arrays = list[np.ndarray]
+_NEARBY = 48
+
+
+def flat(parts: Arrays) -> np.ndarray:
+    """Leaves (P, *shape) laid end to end: (P, entries)."""
+    return np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
+
+
+@dataclass
+class Verdict:
+    """What the judges say of one entry: `smooth`, `kink` or `undecided`, and the values that are right."""
+
+    kind: str
+    value: float = np.nan
+    error: float = np.inf
+    low: float = np.nan
+    high: float = np.nan
+    left: float = np.nan
+    right: float = np.nan
+    samples: Any = None
+
+
+@dataclass
+class Bench:
+    """The points of one set of shapes with the reference gradients there, shared by every rule that is checked.
+
+    ok marks the points where f is finite; gradients (P, entries) by autodiff, or by differences with their errors.
+    """
+
+    engine: Engine
+    values: Arrays
+    domains: dict[int, Any]
+    blackbox: bool
+    budget: int
+    seed: int = 0
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.size = max(1, sum(v.size for v in self.values))
+        self.chunk = int(np.clip(self.budget // (8 * self.size), 1, 64))
+        self.shapes = self.shapes or self.engine.shapes
+        self.points = draw(self.engine.arguments.leaves, self.values, self.domains, self.budget, self.seed)
+        self.dys = cotangents(self.shapes, self.points.kinds, self.seed + 1)
+        self._evaluate()
+
+    def _evaluate(self) -> None:
+        mine = self.engine.arguments.differentiable
+        self.sizes = [self.values[k].size for k in mine]
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        stacks = [self.points.stacks, self.dys]
+        self.errors = np.zeros(())
+        if self.blackbox:
+            out = self.engine.run("values", lambda x, dy: self.engine.values(x), stacks, np.float64, self.chunk)
+            self.outputs = out
+            self.gradients, self.errors = self._by_differences(self.points, self.dys)
+        else:
+            self.outputs, grads = self.engine.run("ad", self.engine.autodiff, stacks, np.float64, self.chunk)
+            self.gradients = flat(grads)
+        self.ok = np.all([np.isfinite(v.reshape(len(v), -1)).all(axis=1) for v in self.outputs], axis=0)
+
+    def entries(self, points: Points | None = None) -> np.ndarray:
+        """The differentiable entries of the points, (P, entries)."""
+        stacks = (points or self.points).stacks
+        return flat([stacks[k] for k in self.engine.arguments.differentiable])
+
+    def magnitude(self) -> np.ndarray:
+        """The largest floating input of each point, (P,)."""
+        return np.abs(flat([s for s in self.points.stacks if s.dtype.kind == "f"])).max(axis=1, initial=0.0)
+
+    def where(self, entry: int) -> tuple[int, tuple[int, ...]]:
+        """The number of the differentiable leaf that holds an entry, and the index within it."""
+        leaf = int(np.searchsorted(self.offsets, entry, side="right") - 1)
+        shape = self.values[self.engine.arguments.differentiable[leaf]].shape
+        return leaf, tuple(int(i) for i in np.unravel_index(entry - self.offsets[leaf], shape))
+
+    def given(self, backward: Callable[..., Any], dtype: Any = np.float64) -> np.ndarray:
+        """A rule's gradients at every point, (P, entries)."""
+        stacks = [self.points.stacks, self.dys]
+        return flat(self.engine.run(None, self.engine.rule(backward), stacks, dtype, self.chunk))
+
+    def leaf_max(self, gradients: np.ndarray) -> np.ndarray:
+        """The largest magnitude in each leaf, repeated for each of its entries: (P, entries)."""
+        with np.errstate(all="ignore"):
+            magnitude = np.where(np.isfinite(gradients), np.abs(gradients), 0)
+        tops = [
+            magnitude[:, a:b].max(axis=1, initial=0) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        ]
+        return np.repeat(np.stack(tops, axis=1), self.sizes, axis=1)
+
+    def tolerance(self, gradients: np.ndarray, eps: float = np.finfo(np.float64).eps) -> np.ndarray:
+        """What rounding can explain, per entry; no term grows with the number of entries.
+
+        The second term allows cancellation inside the gradient of terms as large as its largest entry, for inputs
+        whose rounding is relative to the largest of them.
+        """
+        scale = np.maximum(1.0, self.magnitude())[:, None]
+        top = self.leaf_max(gradients)
+        overall = top.max(axis=1, keepdims=True, initial=0.0)
+        with np.errstate(all="ignore"):
+            own = np.where(np.isfinite(gradients), np.abs(gradients), 0)
+            return eps * (5e4 * own + 5e3 * top * scale + 4 * overall * scale) + 8 * self.errors
+
+    def _by_differences(self, points: Points, dys: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """The gradient entry by entry from values of f alone; entries there is no room for are left undecided."""
+        x = self.entries(points)
+        count, total = x.shape
+        limit = max(4, int(3e8 // max(1, count * self.size * 2 * LEVELS)))
+        rng = np.random.default_rng(self.seed + 2)
+        which = np.arange(total) if total <= limit else np.sort(rng.choice(total, limit, replace=False))
+        value, error = np.full(x.shape, np.nan), np.full(x.shape, np.inf)
+        where = np.broadcast_to(which, (count, len(which)))
+        value[:, which], error[:, which] = self.central(points.stacks, dys, where)
+        return value, error
+
+    def central(self, stacks: Arrays, dys: Arrays, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Differences of <dy, f> along the entries `where` (P, E) of each point, and their errors."""
+        x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
+        chunk = int(np.clip(2_000_000 // (where.shape[1] * LEVELS * self.size), 1, 64))
+        groups = [stacks, dys, [where], [steps(x)]]
+        right, left, noise = self.engine.run(
+            f"fd{where.shape[1]}",
+            lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
+            groups, np.float64, chunk,
+        )  # fmt: skip
+        return extrapolate((right + left) / 2, noise)
+
+    def pick(self, stacks: Arrays, p: np.ndarray) -> Arrays:
+        """The points numbered p."""
+        return [s[p] for s in stacks]
+
+    def verdicts(self, where: list[tuple[int, int]]) -> list[Verdict]:
+        """Judge entries (point, entry): is f smooth there, and what is the derivative or the subdifferential?
+
+        f is smooth where the gradients at random points very near agree; then differences give the value. Where
+        they disagree there is a kink, and every value that they surround is a subgradient.
+        """
+        if not where:
+            return []
+        p = np.array([w[0] for w in where])
+        e = np.array([w[1] for w in where])
+        stacks, dys = self.pick(self.points.stacks, p), self.pick(self.dys, p)
+        value, error = self.central(stacks, dys, e[:, None])
+        value, error = value[:, 0], error[:, 0]
+        near, moves = self.nearby(p, e)
+        out = []
+        for i in range(len(where)):
+            top = float(np.abs(self.leaf_max(self.gradients)[p[i], e[i]]))
+            out.append(_verdict(near[i], moves[i], float(value[i]), float(error[i]), top))
+        return out
+
+    def nearby(self, p: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The gradient of entry e at random points very near to p, and how far the entry was moved: two (W, S)."""
+        near, moves = self.nearby_all(p)
+        if near is None:
+            stacks, dys, moves = self._moved(p)
+            width = 2.0**-30 if not self.blackbox else 2.0**-14
+            where = np.repeat(e, _NEARBY)[:, None]
+            x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
+            h = np.maximum(np.abs(x), 2.0**-6) * width / 64
+            groups = [stacks, dys, [where], [h[..., None]]]
+            right, left, _ = self.engine.run(
+                "near",
+                lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
+                groups, np.float64, int(np.clip(1_000_000 // self.size, 1, 64)),
+            )  # fmt: skip
+            near = ((right + left) / 2)[:, 0, 0].reshape(len(p), _NEARBY)
+        else:
+            near = np.stack([near[i][:, e[i]] for i in range(len(p))])
+        return near, np.stack([moves[i][:, e[i]] for i in range(len(p))])
+
+    def nearby_all(self, p: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """Every entry's gradient at random points very near to p: (W, S, entries) twice; None without autodiff."""
+        stacks, dys, moves = self._moved(p)
+        if self.blackbox:
+            return None, moves
+        _, grads = self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)
+        return flat(grads).reshape(len(p), _NEARBY, -1), moves
+
+    def _moved(self, p: np.ndarray) -> tuple[Arrays, Arrays, np.ndarray]:
+        rng = np.random.default_rng(self.seed + 3)
+        repeat = np.repeat(p, _NEARBY)
+        stacks, dys = self.pick(self.points.stacks, repeat), self.pick(self.dys, repeat)
+        width = 2.0**-14 if self.blackbox else 2.0**-26
+        moves = []
+        for k in self.engine.arguments.differentiable:
+            x = stacks[k]
+            # Relative to each entry, so that small entries stay small; zeros move on the scale of their neighbours.
+            top = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0).reshape((-1,) + (1,) * (x.ndim - 1))
+            scale = np.where(x == 0, np.where(top == 0, 1.0, top), np.abs(x))
+            delta = scale * width * rng.uniform(0.3, 1.0, x.shape) * rng.choice([-1.0, 1.0], x.shape)
+            stacks[k] = x + delta
+            moves.append(delta)
+        return stacks, dys, flat(moves).reshape(len(p), _NEARBY, -1)
+
+
+def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, top: float) -> Verdict:
+    seen = np.isfinite(near)
+    if seen.sum() < len(near) // 2:
+        return Verdict("undecided", value, error)
+    near, moves = near[seen], moves[seen]
+    low, high = float(near.min()), float(near.max())
+    width = high - low
+    magnitude = max(abs(low), abs(high))
+    if width <= 1e-3 * magnitude + 1e-6 * top:
+        middle = float(near.mean())
+        # Differences may have stepped over a kink near by; then they disagree with the gradients around.
+        if not np.isfinite(value) or abs(value - middle) > 4 * error + 2 * width + 1e-2 * magnitude:
+            return Verdict("undecided", value, error, samples=near)
+        return Verdict("smooth", value, error, low, high, samples=near)
+    if width <= 4 * error:
+        return Verdict("undecided", value, error, samples=near)  # the spread may be rounding of the gradients
+    distinct = np.unique(np.round((near - low) / width, 3)).size
+    if distinct > 2:
+        # Many kinks meet: the samples do not reach the corners of the subdifferential, so it is made wider.
+        reach = (2.0 if distinct <= 4 else 8.0) * width / 2
+        middle = (low + high) / 2
+        low, high = middle - reach, middle + reach
+    verdict = Verdict("kink", value, error, low, high, samples=near)
+    right, left = near[moves > 0], near[moves < 0]
+    if right.size and left.size and np.ptp(right) < 1e-3 * width and np.ptp(left) < 1e-3 * width:
+        verdict.left, verdict.right = float(left.mean()), float(right.mean())
+    return verdict

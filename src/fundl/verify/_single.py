@@ -1,0 +1,123 @@
+"""Float32: the rule against its own float64 shadow, which has been judged already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fundl.verify._engine import Engine
+from fundl.verify._judges import Bench, flat
+from fundl.verify._report import Failure
+
+__all__ = ["check_float32"]
+
+_EPS = float(np.finfo(np.float32).eps)
+
+
+def check_float32(engine: Engine, bench: Bench, backward: Callable[..., Any], notes: list[str]) -> list[Failure]:
+    """The rule in float32 at the points that float32 holds exactly.
+
+    Allowed: 64 units of rounding of the entry, 64 times what rounding the inputs moves it, and 16 times the error
+    that autodiff makes in float32 at the same point. Comparing with the rule's own shadow keeps kinks out of it.
+    """
+    exact = [flat(group) for group in (bench.points.stacks, bench.dys)]
+    keep = bench.ok & np.all([(x == x.astype(np.float32)).all(axis=1) for x in exact], axis=0)
+    outputs = flat(bench.outputs)
+    keep &= (np.abs(outputs) < 1e30).all(axis=1)
+    p = np.flatnonzero(keep)
+    if not p.size:
+        return []
+    stacks, dys = bench.pick(bench.points.stacks, p), bench.pick(bench.dys, p)
+    compute = engine.rule(backward)
+
+    def in_dtype(x: list[np.ndarray], dy: list[np.ndarray], dtype: Any) -> np.ndarray:
+        return flat(engine.run(None, compute, [x, dy], dtype, bench.chunk)).astype(np.float64)
+
+    try:
+        values = engine.run("v32", lambda x, dy: engine.values(x), [stacks, dys], np.float32, bench.chunk)
+        single = in_dtype(stacks, dys, np.float32)
+    except Exception as error:  # float64-only rules exist; say so rather than fail
+        notes.append(f"not checked in float32: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        return []
+    shadow = in_dtype(stacks, dys, np.float64)
+    with np.errstate(all="ignore"):
+        moved = np.zeros(shadow.shape)
+        for seed in range(2):
+            x, dy = _rounded(stacks, seed), _rounded(dys, 10 + seed)
+            moved = np.fmax(moved, np.abs(in_dtype(x, dy, np.float64) - shadow))
+        rival, rival_finite = np.zeros(shadow.shape), np.ones(shadow.shape, bool)
+        if not bench.blackbox:
+            _, auto = engine.run("ad32", engine.autodiff, [stacks, dys], np.float32, bench.chunk)
+            auto = flat(auto).astype(np.float64)
+            rival_finite = np.isfinite(auto)
+            rival = np.abs(auto - bench.gradients[p])
+        top = bench.leaf_max(shadow)
+        scale = np.maximum(1.0, bench.magnitude()[p])[:, None]
+        allowed = _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
+        # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
+        allowed += 1e-37 * np.maximum(1.0, scale)
+        finite = np.isfinite(flat(values)).all(axis=1)[:, None] & np.isfinite(shadow) & rival_finite
+        off = finite & ~(np.abs(single - shadow) <= allowed) & (np.abs(shadow) < 1e30)
+    failures = []
+    rows = np.flatnonzero(off.any(axis=1))
+    if not rows.size:
+        return []
+    # A near tie may fall on the other side in float32: then the value is one of those near by.
+    hull = [in_dtype(_rounded(bench.pick(stacks, rows), s, 4.0), bench.pick(dys, rows), np.float64) for s in range(6)]
+    low, high = np.nanmin([*hull, shadow[rows]], axis=0), np.nanmax([*hull, shadow[rows]], axis=0)
+    width = high - low
+    off[rows] &= ~((single[rows] >= low - 8 * width) & (single[rows] <= high + 8 * width))
+    for leaf, k in enumerate(engine.arguments.differentiable):
+        a, b = bench.offsets[leaf], bench.offsets[leaf + 1]
+        where = np.argwhere(off[:, a:b])
+        if not len(where):
+            continue
+        with np.errstate(all="ignore"):
+            excess = np.abs(single - shadow) / allowed
+        excess = np.where(np.isnan(excess), np.inf, excess)
+        i, e = max(where, key=lambda w: (w[0] < 4, excess[w[0], a + w[1]]))
+        name, g, t = engine.arguments.leaves[k].name, float(single[i, a + e]), float(shadow[i, a + e])
+        kinds = sorted({bench.points.kinds[p[w]] for w in where[:, 0]})
+        everywhere = len(set(where[:, 0])) > 0.6 * len(p)
+        if not np.isfinite(g):
+            cause, why = "overflow", "overflows or divides by zero in float32 where the gradient is an ordinary number"
+        elif everywhere:
+            digits = -np.log10(max(_relative(single, shadow, where, a), 1e-17))
+            cause, why = (
+                "precision",
+                f"right in float64, about {digits:.0f} digits in float32: computed in half precision",
+            )
+        else:
+            cause, why = "cancellation", "right in float64 but cancels in float32: a difference of nearly equal numbers"
+        failures.append(
+            Failure(
+                name,
+                cause,
+                f"wrong in float32 at {len(set(where[:, 0]))} of {len(p)} points, right in float64",
+                why,
+                bench.where(int(a + e))[1],
+                g,
+                t,
+                abs(g - t) / (_EPS * max(abs(t), 1e-300)),
+                int(len(where)),
+                b - a,
+                "float32",
+                ", ".join(kinds[:3]),
+                "the rule itself in float64",
+            )  # fmt: skip
+        )
+    return failures
+
+
+def _relative(single: np.ndarray, shadow: np.ndarray, where: np.ndarray, a: int) -> float:
+    at = (where[:, 0], where[:, 1] + a)
+    with np.errstate(all="ignore"):
+        return float(np.nanmedian(np.abs(single[at] - shadow[at]) / np.abs(shadow[at])))
+
+
+def _rounded(stacks: list[np.ndarray], seed: int, times: float = 1.0) -> list[np.ndarray]:
+    """Each floating entry moved by one float32 rounding, up or down at random."""
+    rng = np.random.default_rng(seed)
+    return [x * (1 + times * _EPS * rng.choice([-0.5, 0.5], x.shape)) if x.dtype.kind == "f" else x for x in stacks]

@@ -1,0 +1,155 @@
+"""What can be said of a rule without numbers: trees, shapes, dtypes, repeatability, the forward's value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl.verify._arguments import to_numpy
+from fundl.verify._engine import UNTRACEABLE, Engine
+from fundl.verify._points import cotangents
+from fundl.verify._report import Failure
+
+__all__ = ["check_structure"]
+
+
+def check_structure(
+    engine: Engine,
+    args: Sequence[Any],
+    backward: Callable[..., Any],
+    own_value: Callable[[list[Any]], list[Any]] | None,
+) -> list[Failure]:
+    """Call the rule as its user does, at the arguments given, twice, under jit and under vmap."""
+    shapes = engine.shapes
+    dys = [
+        jnp.asarray(dy[0], dtype) for dy, dtype in zip(cotangents(shapes, ["given"]), engine.output_dtypes, strict=True)
+    ]
+    before = [np.array(leaf.value, copy=True) for leaf in engine.arguments.leaves]
+    # Floating leaves in their own dtype, as arrays: a Python float is an array of the default dtype.
+    live = [jnp.asarray(leaf.value, leaf.dtype) for leaf in engine.arguments.leaves]
+    dy = engine.dy_tree(dys)
+    try:
+        first = backward(dy, *engine.arguments.build(live))
+    except Exception as error:  # a rule may fail in any way; the report says how
+        text = (str(error).strip().splitlines() or [""])[0]
+        return [Failure("the rule", "raises", f"raises {type(error).__name__}: {text}", seen_at="the arguments given")]
+    found, problems = engine.arguments.align(first)
+    failures = [Failure("the rule", "structure", problem, seen_at="the arguments given") for problem in problems]
+    if failures:
+        return failures
+    failures += _shapes_and_dtypes(engine, found, live)
+    if failures:
+        return failures
+    again, _ = engine.arguments.align(backward(dy, *engine.arguments.build(live)))
+    failures += _same(engine, found, again, 0.0, "repeat", "two calls with the same arguments differ",
+                      "the rule keeps state between calls, or draws random numbers")  # fmt: skip
+    for leaf, old, value in zip(engine.arguments.leaves, before, args_values(engine, args), strict=True):
+        if not np.array_equal(old, value, equal_nan=old.dtype.kind == "f"):
+            failures.append(Failure(leaf.name, "mutates", "the rule changed its input in place", seen_at="as given"))
+    if own_value is not None:
+        failures += _value(engine, live, own_value)
+    return failures or _transformed(engine, backward, found, live, dys)
+
+
+def args_values(engine: Engine, args: Sequence[Any]) -> list[np.ndarray]:
+    """The values now held by the arrays passed in, in the order of the leaves."""
+    values = jax.tree.leaves([a for a in args])
+    arrays = [to_numpy(v) for v in values if isinstance(v, (np.ndarray, np.generic, jax.Array))
+              and not jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended)]  # fmt: skip
+    mine = [leaf.value for leaf in engine.arguments.leaves]
+    return arrays if len(arrays) == len(mine) else mine
+
+
+def _shapes_and_dtypes(engine: Engine, found: list[Any], live: list[Any]) -> list[Failure]:
+    failures = []
+    for k, g in zip(engine.arguments.differentiable, found, strict=True):
+        name, want = engine.arguments.leaves[k].name, live[k]
+        if g is None or getattr(g, "dtype", None) == jax.dtypes.float0:
+            continue  # stands for zeros, and is judged as zeros
+        if np.shape(g) != want.shape:
+            failures.append(Failure(name, "shape", f"gradient of shape {np.shape(g)}, expected {want.shape}",
+                                    _shape_cause(np.shape(g), want.shape), seen_at="the arguments given"))  # fmt: skip
+        elif jnp.result_type(g) != want.dtype and not _promotes(engine, want.dtype):
+            text = f"gradient of dtype {jnp.result_type(g).name}, expected {want.dtype.name}, that of the argument"
+            why = "a NumPy scalar or a constant of another dtype promotes it" if jnp.result_type(
+                g).itemsize > want.dtype.itemsize else "the rule computes or casts in another dtype"  # fmt: skip
+            failures.append(Failure(name, "dtype", text, why, seen_at="the arguments given"))
+    return failures
+
+
+def _promotes(engine: Engine, dtype: Any) -> bool:
+    """Whether a weak or Python scalar argument makes the dtype of the gradient a matter of taste."""
+    return any(d.itemsize < np.dtype(dtype).itemsize for d in engine.output_dtypes)
+
+
+def _shape_cause(got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    if got == want[::-1]:
+        return "the gradient is transposed"
+    if len(got) > len(want) and got[len(got) - len(want) :] == want:
+        axes = tuple(range(len(got) - len(want)))
+        return f"the sum over the broadcast axis {axes[0] if len(axes) == 1 else axes} is missing"
+    if len(got) == len(want) and all(w in (1, g) for g, w in zip(got, want, strict=True)):
+        axes = [i for i, (g, w) in enumerate(zip(got, want, strict=True)) if g != w]
+        return f"the sum over the broadcast axis {axes[0] if len(axes) == 1 else axes} is missing (keepdims)"
+    if int(np.prod(got)) == int(np.prod(want)):
+        return "the entries are all there, in another shape: a reshape is missing"
+    if len(got) < len(want):
+        return "an axis was summed that the argument has"
+    return ""
+
+
+def _value(engine: Engine, live: list[Any], own_value: Callable[[list[Any]], list[Any]]) -> list[Failure]:
+    """The forward that comes with the rule against the plain function."""
+    plain = engine.values(live)
+    own = own_value(live)
+    if [v.shape for v in plain] != [np.shape(v) for v in own]:
+        return [Failure("the output", "forward", f"the rule's forward has shape {[np.shape(v) for v in own]}, "
+                        f"the plain function {[v.shape for v in plain]}", seen_at="the arguments given")]  # fmt: skip
+    for a, b in zip(plain, own, strict=True):
+        x, y = to_numpy(a).astype(np.float64), to_numpy(b).astype(np.float64)
+        eps = float(jnp.finfo(a.dtype).eps)
+        off = ~np.isclose(x, y, rtol=64 * eps, atol=16 * eps * np.abs(x).max(initial=0.0), equal_nan=True)
+        if off.any():
+            i = tuple(int(j) for j in np.argwhere(off)[0])
+            return [Failure("the output", "forward", "the rule's forward differs from the plain function",
+                            "the fwd rule computes something else", i, float(y[i]), float(x[i]),
+                            seen_at="the arguments given")]  # fmt: skip
+    return []
+
+
+def _transformed(
+    engine: Engine, backward: Callable[..., Any], found: list[Any], live: list[Any], dys: list[Any]
+) -> list[Failure]:
+    compute = engine.rule(backward)
+    try:
+        under_jit = jax.jit(compute)(live, dys)
+        pair = [jax.tree.map(lambda x: jnp.stack([x, x]), group) for group in (live, dys)]
+        under_vmap = [g[1] for g in jax.vmap(compute)(*pair)]
+    except UNTRACEABLE:
+        return []  # needs concrete values: judged point by point
+    except Exception as error:  # works plainly, fails when traced: the report says how
+        text = (str(error).strip().splitlines() or [""])[0]
+        return [Failure("the rule", "raises", f"under jit or vmap raises {type(error).__name__}: {text}")]
+    failures = _same(engine, found, under_jit, 1e3, "jit", "another answer under jit", "")
+    return failures or _same(engine, found, under_vmap, 1e3, "vmap", "another answer under vmap",
+                             "a sum or a shape includes the mapped axis")  # fmt: skip
+
+
+def _same(engine: Engine, a: list[Any], b: list[Any], ulps: float, cause: str, message: str, why: str) -> list[Failure]:
+    for k, x, y in zip(engine.arguments.differentiable, a, b, strict=True):
+        if x is None or y is None or getattr(x, "dtype", None) == jax.dtypes.float0:
+            continue
+        dtype = jnp.result_type(x)
+        u, v = to_numpy(x).astype(np.float64), to_numpy(y).astype(np.float64)
+        eps = float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
+        top = np.abs(u[np.isfinite(u)]).max(initial=0.0)
+        close = np.isclose(v, u, rtol=ulps * eps, atol=ulps * eps * top, equal_nan=True)
+        if not close.all():
+            i = tuple(int(j) for j in np.argwhere(~close)[0])
+            return [Failure(engine.arguments.leaves[k].name, cause, message, why, i, float(v[i]), float(u[i]),
+                            seen_at="the arguments given")]  # fmt: skip
+    return []
