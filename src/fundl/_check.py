@@ -118,7 +118,8 @@ def refuse_where(bad: Callable[[Array], Array], name: str, x: Array, why: str) -
     """Raise ValueError for the first entry of a concrete `x` where `bad(x)`; traced values pass."""
     if not concrete(x):
         return
-    where = bad(x)
+    with jax.ensure_compile_time_eval():  # inside a trace too, what is known now is looked at now
+        where = bad(x)
     if concrete(where) and bool(where.any()):
         # Only now is a copy on the host worth its cost; it may be impossible for arrays on other processes.
         if getattr(x, "is_fully_addressable", True):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from fundl._types import Array
 
 __all__ = [
-    "accumulated_in", "exp_minus_abs", "exp_shifted", "largest", "log_1_minus", "matmul", "rows_dot", "safe_divide",
-    "sigmoid", "sigmoid_factors", "softplus",
+    "accumulated_in", "exp_minus_abs", "exp_shifted", "log_1_minus", "matmul", "rows_dot", "safe_divide",
+    "sigmoid", "sigmoid_factors", "softplus", "sum_of_others",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -95,21 +95,29 @@ def log_1_minus(q: Array) -> Array:
     return jnp.log(1 - jnp.where(far, q, zero)) + jnp.log1p(-jnp.where(far, zero, q))
 
 
-def largest(v: Array, axis: int = -1) -> Array:
-    """True at the first of the largest entries along `axis`, at one place also where there are ties."""
-    classes = jax.lax.broadcasted_iota(jnp.int32, v.shape, axis % v.ndim)
-    return classes == jnp.argmax(v, axis=axis, keepdims=True).astype(jnp.int32)
-
-
 def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
-    """With m the largest logit along `axis`: e = exp(v - m), s = sum of e without m's own 1, d = v - m, and m.
+    """With m the largest logit along `axis`: e = exp(v - m), s = (sum of e) - 1, d = v - m, and m.
 
-    The 1 is left out of s so that log1p(s) keeps what 1 + s would round away. Logits of +inf count as equal.
+    s leaves out the 1 of the largest logit before anything is added to it, so that log1p(s) keeps what 1 + s would
+    round away. Logits of +inf count as equal. m is a constant to autodiff: nothing that is made of d and s depends
+    on the shift, and the derivative of a maximum is not unique at ties.
     """
-    top = largest(v, axis)
-    # A sum, not jnp.max: jax splits the derivative of max between ties.
-    m = jnp.sum(jnp.where(top, v, jnp.zeros_like(v)), axis=axis, keepdims=True)
-    d = jnp.where(jnp.isposinf(m) & (v == m), jnp.zeros_like(v), v - m)
+    m = jax.lax.stop_gradient(jnp.max(v, axis=axis, keepdims=True))
+    largest = v == m
+    d = jnp.where(jnp.isposinf(m) & largest, jnp.zeros_like(v), v - m)
     e = jnp.exp(d)
-    s = jnp.sum(jnp.where(top, jnp.zeros_like(e), e), axis=axis, keepdims=True)
+    ones = largest.astype(v.dtype)
+    # exp(0) is exactly 1, so e - ones is exactly 0 at the largest logits, with the derivative of e.
+    s = jnp.sum(e - ones, axis=axis, keepdims=True) + (jnp.sum(ones, axis=axis, keepdims=True) - 1)
     return e, s, d, m
+
+
+def sum_of_others(t: Array, d: Array, axis: int = -1) -> Array:
+    """For each entry of t the sum of the others along `axis`.
+
+    At the largest logit (d = 0, see `exp_shifted`) it is not formed as a total minus the entry, which may be nearly
+    all of the total: this is where small others decide.
+    """
+    top = jnp.where(d == 0, t, jnp.zeros_like(t))
+    rest = jnp.where(d == 0, jnp.zeros_like(t), t)
+    return (jnp.sum(top, axis, keepdims=True) - top) + (jnp.sum(rest, axis, keepdims=True) - rest)

@@ -308,10 +308,11 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     """
     z, v = _logits(z, axis)
     dy = _cotangent(dy, v, v.shape)
-    p = _softmax(v, axis)
+    e, s, d, _ = _precise.exp_shifted(v, axis)
+    p = e / (1 + s)
     # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
-    _, own, _ = _entry_and_rest(dy, v, axis)
-    dy = dy - own
+    largest = (d == 0).astype(v.dtype)
+    dy = dy - jnp.sum(largest * dy, axis, keepdims=True) / jnp.sum(largest, axis, keepdims=True)
     # p_j = exp(z_j) / sum_l exp(z_l)
     return (p * (dy - jnp.sum(p * dy, axis=axis, keepdims=True))).astype(z.dtype)
 
@@ -339,10 +340,9 @@ def log_softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Arra
     """
     z, v = _logits(z, axis)
     dy = _cotangent(dy, v, v.shape)
-    e, s, _, _ = _precise.exp_shifted(v, axis)
-    top, own, rest = _entry_and_rest(dy, v, axis)
-    # log p_j = z_j - log(sum_l exp(z_l)); for the largest p, 1 - p = s / (1 + s) without cancellation
-    dz = jnp.where(top, (own * s - rest) / (1 + s), dy - e / (1 + s) * (own + rest))
+    e, s, d, _ = _precise.exp_shifted(v, axis)
+    # log p_j = z_j - log(sum_l exp(z_l)): dz_j = dy_j (1 - p_j) - p_j (the other dy), where 1 - p does not cancel
+    dz = (dy * (s + (1 - e)) - e * _precise.sum_of_others(dy, d, axis)) / (1 + s)
     return dz.astype(z.dtype)
 
 
@@ -434,11 +434,3 @@ def _finite_below(v: Array) -> Array:
 def _softmax(v: Array, axis: int) -> Array:
     e, s, _, _ = _precise.exp_shifted(v, axis)
     return e / (1 + s)
-
-
-def _entry_and_rest(dy: Array, v: Array, axis: int) -> tuple[Array, Array, Array]:
-    """Where v is largest along `axis`, the entry of dy there, and the sum of its other entries."""
-    top = _precise.largest(v, axis)
-    zero = jnp.zeros_like(dy)
-    own = jnp.sum(jnp.where(top, dy, zero), axis=axis, keepdims=True)
-    return top, own, jnp.sum(jnp.where(top, zero, dy), axis=axis, keepdims=True)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fundl import _check, activations, layers, losses
+from fundl import _check, _from_output, activations, layers, losses
 from fundl._types import Array, ArrayLike
 
 __all__ = ["Chain", "Ledger", "Row", "Step", "chain", "forward", "ledger", "linear", "step", "value_and_grad"]
@@ -32,12 +32,15 @@ class Step:
         backward: takes the cotangent, then what `forward` takes; returns one gradient for each of those.
         keys: where its parameters are in the container of parameters: keys of a mapping, indices of a sequence.
         name: how tables call it.
+        from_output: where given, used in place of `backward` by a step without parameters: it takes the cotangent and
+            the step's output, so that its input need not be kept.
     """
 
     forward: Callable[..., Array]
     backward: Callable[..., Any]
     keys: tuple[Any, ...] = ()
     name: str = ""
+    from_output: Callable[[Array, Array], Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,25 +60,38 @@ def linear(W: Any, b: Any) -> Step:
     return Step(layers.linear, layers.linear_backward, (W, b), f"linear({W}, {b})")
 
 
-def step(operation: str | Callable[..., Array] | Step) -> Step:
+def step(operation: str | Callable[..., Array] | Step, *, residual: str = "output") -> Step:
     """A step from an activation's name, or from a function `f` whose module has an `f_backward`.
 
+    residual: what an activation of fundl takes its derivative from. "output" (default) keeps only a = g(z), where g'
+    is a function of a, and needs the least memory; sigmoid, tanh and elu then lose relative digits of derivatives
+    that are nearly 0, as autodiff does. "input" keeps z too, and every digit.
     Errors: ValueError where no backward can be found; write `Step(f, f_backward, keys, name)` then.
 
     >>> step("tanh").backward is activations.tanh_backward
     True
     """
-    return _paired(operation, activations, "an activation")
+    _check.choice("residual", residual, ("output", "input"))
+    found = _paired(operation, activations, "an activation")
+    if residual == "output" and getattr(activations, found.name, None) is found.forward:
+        return dataclasses.replace(found, from_output=_from_output.BACKWARD.get(found.name))
+    return found
 
 
-def chain(*operations: str | Callable[..., Array] | Step, loss: str | Callable[..., Array] | Step) -> Chain:
+def chain(
+    *operations: str | Callable[..., Array] | Step,
+    loss: str | Callable[..., Array] | Step,
+    residual: str = "output",
+) -> Chain:
     """A chain of operations and the loss at its end; names are looked up in `activations` and `losses`.
+
+    residual: "output" or "input", as in `step`.
 
     >>> net = chain(linear("W1", "b1"), "tanh", linear("W2", "b2"), loss="cross_entropy_with_logits")
     >>> [s.name for s in net.steps]
     ['linear(W1, b1)', 'tanh', 'linear(W2, b2)']
     """
-    return Chain(tuple(step(f) for f in operations), _paired(loss, losses, "a loss"))
+    return Chain(tuple(step(f, residual=residual) for f in operations), _paired(loss, losses, "a loss"))
 
 
 def forward(chain: Chain, params: Params, X: ArrayLike) -> tuple[Array, ...]:
@@ -129,8 +145,11 @@ def _backward(
     """From the loss back to X: each operation with the gradients of its input and of its parameters."""
     dv = _first(chain.loss.backward(jnp.ones_like(J), values[-1], y, **options))  # J = loss(v_m, y)
     found: list[tuple[Step, Array, tuple[Array, ...]]] = [(chain.loss, dv, ())]
-    for s, v in zip(reversed(chain.steps), reversed(values[:-1]), strict=True):
-        gradients = s.backward(dv, v, *_own(params, s))  # v_new = f(v, parameters)
+    for s, v, v_new in zip(reversed(chain.steps), reversed(values[:-1]), reversed(values[1:]), strict=True):
+        by_output = s.from_output
+        gradients = (
+            by_output(dv, v_new) if by_output else s.backward(dv, v, *_own(params, s))
+        )  # v_new = f(v, parameters)
         dv = _first(gradients)
         found.append((s, dv, tuple(gradients[1:]) if isinstance(gradients, tuple) else ()))
     return found

@@ -85,7 +85,7 @@ def cross_entropy_with_logits(
     _, s, d, _ = exp_shifted(v)
     log_total = jnp.log1p(s)
     if onehot is not None:
-        L = jnp.squeeze(log_total, -1) - _pick(onehot, d)
+        L = jnp.squeeze(log_total, -1) - _pick(onehot, d)  # -log p_y
         if a is not None:
             L = (1 - a) * L + a * jnp.mean(log_total - d, axis=-1)
         return reduce(L * t, w, reduction)
@@ -116,22 +116,21 @@ def cross_entropy_with_logits_backward(
     dL = rows(reduce_backward(dJ, w, reduction, v.shape[:-1], v.dtype), v)
     a = _smoothing(label_smoothing, v)
     e, s, d, _ = exp_shifted(v)
-    p = e / (1 + s)
+    # p = e / (1 + s), and 1 - p = (s + (1 - e)) / (1 + s), where 1 - e is exactly 0 at the largest logit
     if onehot is not None:
-        # L = -log p_y; for the largest p, 1 - p = s / (1 + s) without cancellation
-        slope = jnp.where(onehot, -jnp.where(d == 0, s / (1 + s), 1 - p), p)
+        # L = -log p_y
+        r = s + (1 - jnp.exp(jnp.expand_dims(_pick(onehot, d), -1)))
+        slope = jnp.where(onehot, -r, e) * (dL * rows(t, v) / (1 + s))
         if a is not None:
             # + a (mean_k of -log p_k + log p_y)
-            slope = slope + a * (jnp.where(onehot, jnp.ones_like(p), jnp.zeros_like(p)) - 1 / v.shape[-1])
-        return gradients((given[0], lambda: dL * (slope * rows(t, v))))
+            slope = slope + dL * rows(t, v) * a * (onehot.astype(v.dtype) - 1 / v.shape[-1])
+        return gradients((given[0], lambda: slope))
     t = _smooth(t, a)
-    # L = -sum_k y_k log p_k; for the largest p: p sum_k y_k - y = p (the other y) - (1 - p) y
-    top = largest(v)
-    own = jnp.sum(jnp.where(top, t, jnp.zeros_like(t)), axis=-1, keepdims=True)
-    rest = jnp.sum(jnp.where(top, jnp.zeros_like(t), t), axis=-1, keepdims=True)
-    slope = jnp.where(top, (rest - own * s) / (1 + s), p * (own + rest) - t)
+    # L = -sum_k y_k log p_k
+    others = jnp.sum(t, axis=-1, keepdims=True) - t
+    slope = (e * others - t * (s + (1 - e))) * (dL / (1 + s))
     scale = 1 if a is None else 1 - a
-    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
+    return gradients((given[0], lambda: slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
 
 
 def _inputs(
@@ -180,10 +179,10 @@ def _pick(onehot: Array, x: Array) -> Array:
 
 def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
     """The option as an array, None when it is the number 0, so that nothing is computed for it."""
+    if isinstance(label_smoothing, int | float) and label_smoothing == 0:
+        return None
     a = _check.array("label_smoothing", label_smoothing)
     _check.unit_interval("label_smoothing", a, "a share")
-    if _check.concrete(a) and not isinstance(label_smoothing, jax.Array) and a == 0:
-        return None
     return a.astype(v.dtype)
 
 
