@@ -12,3 +12,5 @@ from fundl.verify._rules import check_custom_vjp as check_custom_vjp
 from fundl.verify._rules import check_gradient as check_gradient
 from fundl.verify._rules import check_rule as check_rule
 from fundl.verify._rules import judge as judge
+from fundl.verify._cli import check_cases as check_cases
+from fundl.verify._cli import run as run

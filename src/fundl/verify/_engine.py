@@ -16,6 +16,9 @@ __all__ = ["UNTRACEABLE", "Engine", "StructureError"]
 # What jax raises when a function needs concrete values (NumPy code, Python branches): it then runs point by point.
 UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
+# Most of the time of a check goes into compiling; the shadow runs too little to earn back an optimised program.
+_FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
 Arrays = list[np.ndarray]
 Compute = Callable[[list[Any], list[Any]], Any]
 
@@ -145,17 +148,22 @@ class Engine:
                 pieces.append(jax.tree.map(lambda v: v[: min(chunk, count - start)], result))
         return jax.tree.map(lambda *v: np.concatenate(v), *pieces)
 
+    def forget(self, key: Any) -> None:
+        """Drop what was compiled for a rule, so that checking many rules does not fill the memory."""
+        for cache in [c for c in self._compiled if c[0] is key]:
+            del self._compiled[cache]
+
     def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int) -> Any:
         cache = (key, str(dtype), chunk, tuple(s.shape[1:] for s in part[0]))
         if cache not in self._compiled:
-            mapped = jax.jit(jax.vmap(compute)) if chunk > 1 else jax.jit(compute)
+            fast = _FAST_COMPILE if np.dtype(dtype) == np.float64 else {}
+            mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=fast)
             try:
                 result = self._call(mapped, part, chunk)
             except UNTRACEABLE:
                 self._compiled[cache] = None
             else:
-                if key is not None:
-                    self._compiled[cache] = mapped
+                self._compiled[cache] = mapped
                 return result
         if (mapped := self._compiled.get(cache)) is not None:
             return self._call(mapped, part, chunk)

@@ -140,31 +140,33 @@ class Examiner:
         name = name or getattr(backward, "__name__", "rule").removesuffix("_backward")
         report = Report(name, notes=list(self.notes))
         report.failures += check_structure(self.engine, self.args, backward, own_value)
+        compute = self.engine.rule(backward)
         if not report.failures:
-            self._float64(backward, report)
+            self._float64(compute, report)
         if not report.failures and own_value is not None:
             self._forward(own_value, report)
         if not report.failures:
-            self._other_shapes(backward, report)
+            self._other_shapes(compute, report)
         if not report.failures:
-            report.failures += check_float32(self.engine, self.bench, backward, report.notes)
+            report.failures += check_float32(self.engine, self.bench, compute, report.notes)
+        self.engine.forget(compute)
         self._rows(report)
         report.seconds = time.perf_counter() - start
         return report
 
-    def _float64(self, backward: Callable[..., Any], report: Report) -> None:
+    def _float64(self, compute: Callable[..., Any], report: Report) -> None:
         bench = self.bench
         report.points, report.skipped = int(bench.ok.sum()), int((~bench.ok).sum())
         if not bench.ok.any():
             report.notes.append("f has no finite value at any point: nothing was checked; give a domain=")
             return
         try:
-            given = bench.given(backward)
+            given = bench.given(compute)
         except Exception as error:
             report.failures.append(_raised(error, "float64 inputs"))
             return
         wrong = self.judge(bench, given, report)
-        report.failures += self._explain(bench, given, wrong, backward)
+        report.failures += self._explain(bench, given, wrong)
         report.judges = "differences of f" if bench.blackbox else "jax.vjp of f"
         if not wrong.where and not bench.blackbox:
             self._confirm(bench, given, report)
@@ -174,7 +176,7 @@ class Examiner:
         """The forward that the rule comes with, at every point."""
         bench = self.bench
         stacks = [bench.points.stacks]
-        own = flat(self.engine.run(None, lambda x: own_value(x), stacks, np.float64, bench.chunk))
+        own = flat(self.engine.run(own_value, own_value, stacks, np.float64, bench.chunk))
         plain = flat(bench.outputs)
         top = np.abs(np.where(np.isfinite(plain), plain, 0)).max(axis=1, initial=0.0, keepdims=True)
         with np.errstate(all="ignore"):
@@ -187,20 +189,20 @@ class Examiner:
                 seen_at=bench.points.kinds[p], judges="the undecorated function",
             ))  # fmt: skip
 
-    def _other_shapes(self, backward: Callable[..., Any], report: Report) -> None:
+    def _other_shapes(self, compute: Callable[..., Any], report: Report) -> None:
         for text, bench in self.others():
             if not bench.ok.any():
                 continue
             report.points += int(bench.ok.sum())
             try:
-                given = bench.given(backward)
+                given = bench.given(compute)
             except Exception as error:
                 failure = _raised(error, text)
                 failure.likely_cause = "a size is frozen into the rule: it works only for the shapes given"
                 report.failures.append(failure)
                 return
             wrong = self.judge(bench, given, Report(""))
-            for failure in self._explain(bench, given, wrong, backward):
+            for failure in self._explain(bench, given, wrong):
                 failure.cause, failure.seen_at = "batch", f"{text}, {failure.seen_at}"
                 failure.likely_cause = (
                     "a size or an array of the first shapes is frozen into the rule"
@@ -360,7 +362,7 @@ class Examiner:
             mine = smallest[a:b][np.isfinite(smallest[a:b])]
             report.power[self.arguments.leaves[k].name] = float(mine.max()) if mine.size else 1.0
 
-    def _explain(self, bench: Bench, given: np.ndarray, wrong: Wrong, backward: Callable[..., Any]) -> list[Failure]:
+    def _explain(self, bench: Bench, given: np.ndarray, wrong: Wrong) -> list[Failure]:
         if not wrong.where:
             return []
         with np.errstate(all="ignore"):

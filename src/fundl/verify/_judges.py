@@ -90,10 +90,9 @@ class Bench:
         shape = self.values[self.engine.arguments.differentiable[leaf]].shape
         return leaf, tuple(int(i) for i in np.unravel_index(entry - self.offsets[leaf], shape))
 
-    def given(self, backward: Callable[..., Any], dtype: Any = np.float64) -> np.ndarray:
+    def given(self, compute: Callable[..., Any]) -> np.ndarray:
         """A rule's gradients at every point, (P, entries)."""
-        stacks = [self.points.stacks, self.dys]
-        return flat(self.engine.run(None, self.engine.rule(backward), stacks, dtype, self.chunk))
+        return flat(self.engine.run(compute, compute, [self.points.stacks, self.dys], np.float64, self.chunk))
 
     def leaf_max(self, gradients: np.ndarray) -> np.ndarray:
         """The largest magnitude in each leaf, repeated for each of its entries: (P, entries)."""

@@ -224,17 +224,16 @@ def resized(leaves: Sequence[Leaf], accepts: Callable[[list[np.ndarray]], bool])
         found.append((text, values))
         return True
 
-    if batch is not None:
-        for new in (1, batch + 3):
-            counted = [leaf for leaf in leaves if not leaf.floating and batch in leaf.value.shape]
-            if new < batch and top >= new and not counted:
-                continue
-            text = f"shapes with {new} in place of {batch}"
-            if not attempt(text, lambda k, a, s, new=new: new if s == batch else s):
-                first = next(k for k, leaf in enumerate(leaves) if leaf.floating and leaf.value.ndim)
-                attempt(text, lambda k, a, s, new=new, first=first: new if k == first and a == 0 else s)
-        # Every size changed at once, each by a different amount: no transpose fits any more.
-        attempt("all sizes changed", lambda k, a, s: s + 1 + 2 * sizes.index(s) if s in sizes else s)
+    # Every size at once, each by a different amount: no transpose fits any more.
+    grown = attempt("other sizes", lambda k, a, s: s + 1 + 2 * sizes.index(s) if s in sizes else s)
+    for new in [] if batch is None else [1] if grown else [1, batch + 3]:
+        counted = any(batch in leaf.value.shape for leaf in leaves if not leaf.floating)
+        if new < batch and top >= new and not counted:
+            continue
+        text = f"shapes with {new} in place of {batch}"
+        if not attempt(text, lambda k, a, s, new=new: new if s == batch else s):
+            first = next(k for k, leaf in enumerate(leaves) if leaf.floating and leaf.value.ndim)
+            attempt(text, lambda k, a, s, new=new, first=first: new if k == first and a == 0 else s)
     square = next((k for k, leaf in enumerate(leaves) if leaf.floating and _is_square(leaf.value)), None)
     if square is not None:
         side = leaves[square].value.shape[-1]

@@ -16,7 +16,7 @@ __all__ = ["check_float32"]
 _EPS = float(np.finfo(np.float32).eps)
 
 
-def check_float32(engine: Engine, bench: Bench, backward: Callable[..., Any], notes: list[str]) -> list[Failure]:
+def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], notes: list[str]) -> list[Failure]:
     """The rule in float32 at the points that float32 holds exactly.
 
     Allowed: 64 units of rounding of the entry, 64 times what rounding the inputs moves it, and 16 times the error
@@ -30,13 +30,16 @@ def check_float32(engine: Engine, bench: Bench, backward: Callable[..., Any], no
     if not p.size:
         return []
     stacks, dys = bench.pick(bench.points.stacks, p), bench.pick(bench.dys, p)
-    compute = engine.rule(backward)
 
     def in_dtype(x: list[np.ndarray], dy: list[np.ndarray], dtype: Any) -> np.ndarray:
-        return flat(engine.run(None, compute, [x, dy], dtype, bench.chunk)).astype(np.float64)
+        return flat(engine.run(compute, compute, [x, dy], dtype, bench.chunk)).astype(np.float64)
 
     try:
-        values = engine.run("v32", lambda x, dy: engine.values(x), [stacks, dys], np.float32, bench.chunk)
+        if bench.blackbox:
+            values = engine.run("v32", lambda x, dy: engine.values(x), [stacks, dys], np.float32, bench.chunk)
+            auto = None
+        else:
+            values, auto = engine.run("ad", engine.autodiff, [stacks, dys], np.float32, bench.chunk)
         single = in_dtype(stacks, dys, np.float32)
     except Exception as error:  # float64-only rules exist; say so rather than fail
         notes.append(f"not checked in float32: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
@@ -48,8 +51,7 @@ def check_float32(engine: Engine, bench: Bench, backward: Callable[..., Any], no
             x, dy = _rounded(stacks, seed), _rounded(dys, 10 + seed)
             moved = np.fmax(moved, np.abs(in_dtype(x, dy, np.float64) - shadow))
         rival, rival_finite = np.zeros(shadow.shape), np.ones(shadow.shape, bool)
-        if not bench.blackbox:
-            _, auto = engine.run("ad32", engine.autodiff, [stacks, dys], np.float32, bench.chunk)
+        if auto is not None:
             auto = flat(auto).astype(np.float64)
             rival_finite = np.isfinite(auto)
             rival = np.abs(auto - bench.gradients[p])

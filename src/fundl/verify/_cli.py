@@ -1,0 +1,198 @@
+"""Checks from the command line: which rule a `module:name` means, where its inputs come from, and the table."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import json as json_module
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl.verify._report import Failure, Report
+from fundl.verify._rules import check_custom_vjp, check_rule
+
+__all__ = ["check_cases", "parse_shapes", "run"]
+
+Case = tuple[str, Callable[..., Any], Callable[..., Any] | None, Sequence[Any], dict[str, Any]]
+
+
+def run(targets: list[str], *, json: bool = False, shapes: str | None = None, quiet: bool = False) -> int:
+    """Check rules named `module:name` and return the exit code: 0 if all are right, 1 otherwise, 2 if not found.
+
+    The rule of `name` is the function `name_backward` beside it, or else its own jax.custom_vjp or custom_jvp.
+    Inputs come from `name_examples` beside it (the arguments as a tuple, a list of such tuples, or a function that
+    returns either), else from `shapes` (see `parse_shapes`), else from the first usual shapes that the function
+    accepts. A module alone means every such pair in it.
+    """
+    try:
+        cases = [case for target in targets for case in _cases(target, shapes)]
+    except (ImportError, AttributeError, ValueError) as error:
+        print(f"fundl verify: {error}", file=sys.stderr)
+        return 2
+    return check_cases(cases, json=json, quiet=quiet)
+
+
+def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False) -> int:
+    """Check (label, f, backward, args, options) one by one; a backward of None means f's own custom rule.
+
+    Prints progress, each failing report, and a table (with json, one JSON object instead). Returns 0 or 1.
+    """
+    cases = list(cases)
+    start, reports = time.perf_counter(), []
+    show_progress = sys.stderr.isatty() and not quiet
+    for i, (label, f, backward, args, options) in enumerate(cases):
+        if show_progress:
+            print(f"\r\033[K[{i + 1}/{len(cases)}] {label}", end="", file=sys.stderr, flush=True)
+        try:
+            report = check_custom_vjp(f, *args, **options) if backward is None else check_rule(
+                f, backward, *args, **options)  # fmt: skip
+        except Exception as error:  # the function itself failed at these inputs: one bad case must not hide the rest
+            report = Report(label)
+            report.failures.append(Failure("the function", "raises", f"raises {type(error).__name__}: {error}"))
+        report.name = label
+        reports.append(report)
+    if show_progress:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    seconds = time.perf_counter() - start
+    if json:
+        rows = [json_module.loads(r.to_json()) for r in reports]
+        print(json_module.dumps({"ok": all(reports), "seconds": round(seconds, 2), "reports": rows}))
+    else:
+        print(_table(reports, seconds, quiet))
+    return 0 if all(r.ok for r in reports) else 1
+
+
+def parse_shapes(text: str) -> tuple[Any, ...]:
+    """Random arguments from a text such as `(8,3), (3,), int5(8), 0.5`.
+
+    `(8,3)` is a float array; `int5(8)` integers 0 to 4; `pos(8)` positive and `prob(8)` in (0, 1); `bool(8)`; a
+    number stands for itself, an integer as a static argument.
+
+    >>> [getattr(a, "shape", a) for a in parse_shapes("(8,3), int5(8), 2")]
+    [(8, 3), (8,), 2]
+    """
+    rng = np.random.default_rng(0)
+    out: list[Any] = []
+    rest = text.strip()
+    pattern = re.compile(r"(int(?P<top>\d+)|pos|prob|bool)?\((?P<shape>[\d,\s]*)\)|(?P<number>[-+]?[\d.]+(e[-+]?\d+)?)")
+    while rest:
+        match = pattern.match(rest)
+        if match is None:
+            raise ValueError(
+                f"cannot read the shapes from {rest!r} on; write float arrays as (8,3), integers 0 to 4 as int5(8), "
+                "positive ones as pos(8), numbers as they are, with commas between"
+            )
+        rest = rest[match.end() :].lstrip().removeprefix(",").lstrip()
+        number = match["number"]
+        if number is not None:
+            out.append(float(number) if re.search(r"[.e]", number) else int(number))
+            continue
+        shape = tuple(int(s) for s in match["shape"].replace(" ", "").split(",") if s)
+        kind = match[1] or ""
+        if match["top"]:
+            out.append(jnp.asarray(rng.integers(0, int(match["top"]), shape), jnp.int32))
+        elif kind == "bool":
+            out.append(jnp.asarray(rng.random(shape) < 0.5))
+        else:
+            x = rng.standard_normal(shape)
+            x = np.abs(x) + 0.1 if kind == "pos" else 1 / (1 + np.exp(-x)) if kind == "prob" else x
+            out.append(jnp.asarray(x, jnp.result_type(float)))
+    return tuple(out)
+
+
+def _cases(target: str, shapes: str | None) -> list[Case]:
+    module_name, _, name = target.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: the user's own file in the current folder
+    module = importlib.import_module(module_name)
+    if not name:
+        names = [n for n in vars(module) if n.endswith("_backward") or _is_custom(vars(module)[n])]
+        names = list(dict.fromkeys(n.removesuffix("_backward") for n in names))
+        if not names:
+            raise ValueError(f"{module_name} holds no pair of name and name_backward and no jax.custom_vjp function.")
+        return [case for n in names for case in _cases(f"{module_name}:{n}", shapes)]
+    f = getattr(module, name, None)
+    if f is None:
+        raise AttributeError(f"{module_name} has no {name!r}.")
+    backward = getattr(module, f"{name}_backward", None)
+    if backward is None and not _is_custom(f):
+        raise ValueError(
+            f"{target} has no rule: put {name}_backward(dy, *args) beside it, or register a jax.custom_vjp."
+        )
+    options = getattr(module, f"{name}_options", {})
+    examples = getattr(module, f"{name}_examples", None)
+    if shapes is not None:
+        inputs = [parse_shapes(shapes)]
+    elif examples is not None:
+        examples = examples() if callable(examples) else examples
+        inputs = list(examples) if isinstance(examples, list) else [examples]
+    else:
+        inputs = [_usual_inputs(target, f, backward)]
+    labels = [target] if len(inputs) == 1 else [f"{target} {i}" for i in range(len(inputs))]
+    return [(label, f, backward, tuple(args), options) for label, args in zip(labels, inputs, strict=True)]
+
+
+def _is_custom(f: Any) -> bool:
+    while f is not None:
+        if isinstance(f, (jax.custom_vjp, jax.custom_jvp)):
+            return True
+        f = getattr(f, "__wrapped__", None)
+    return False
+
+
+def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., Any] | None) -> tuple[Any, ...]:
+    """The first usual shapes that the function and its rule accept without broadcasting."""
+    parameters = inspect.signature(f).parameters.values()
+    count = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    usual = ("(5,3)", "(3,4)", "(3,)", "(4,)", "(5,)", "()", "int3(5)")
+    for shapes in itertools.product(usual, repeat=count) if count <= 4 else ():
+        args = parse_shapes(", ".join(shapes))
+        if "(" + "5,3)" not in shapes and "(5,)" not in shapes:
+            continue
+        try:
+            with jax.numpy_rank_promotion("raise"):
+                out = jax.eval_shape(f, *args)
+                if backward is not None:
+                    grads = jax.eval_shape(backward, out, *args)
+                    floats = [a for a in args if jnp.issubdtype(a.dtype, jnp.floating)]
+                    flat = [g for g in jax.tree.leaves(grads) if g.dtype != jax.dtypes.float0]
+                    if len(flat) != len(floats):
+                        continue
+        except (TypeError, ValueError, IndexError, AssertionError):
+            continue
+        return args
+    name = target.partition(":")[2]
+    raise ValueError(
+        f"no usual shapes fit {target}; give them with --shapes '(8,3),(3,),int5(8)' or put "
+        f"{name}_examples = (arguments...) beside it."
+    )
+
+
+def _table(reports: list[Report], seconds: float, quiet: bool) -> str:
+    lines: list[str] = []
+    failed = [r for r in reports if not r.ok]
+    for r in failed:
+        lines += [str(r), ""]
+    width = max((len(r.name) for r in reports), default=4)
+    if not quiet:
+        lines.append(f"{'rule':<{width}}  verdict  points  power   seconds")
+        for r in reports:
+            power = max((p for p in r.power.values() if math.isfinite(p)), default=math.nan)
+            shown = "      " if math.isnan(power) else f"{power:.0e} "
+            extra = f"  {len(r.conventions)} kink" if r.conventions else ""
+            extra += "  jax.grad wrong here" if r.reference else ""
+            verdict = "ok   " if r.ok else "WRONG"
+            lines.append(f"{r.name:<{width}}  {verdict}    {r.points:>6}  {shown}  {r.seconds:>6.2f}{extra}".rstrip())
+        lines.append("")
+    right = len(reports) - len(failed)
+    lines.append(f"{right} of {len(reports)} rules right, {seconds:.1f} s")
+    return "\n".join(lines)
