@@ -311,8 +311,8 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     e, s, d, _ = _precise.exp_shifted(v, axis)
     p = e / (1 + s)
     # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
-    largest = (d == 0).astype(v.dtype)
-    dy = dy - jnp.sum(largest * dy, axis, keepdims=True) / jnp.sum(largest, axis, keepdims=True)
+    at_largest = jnp.sum(jnp.where(d == 0, dy, jnp.zeros_like(dy)), axis, keepdims=True)
+    dy = dy - at_largest / jnp.sum((d == 0).astype(dy.dtype), axis, keepdims=True)
     # p_j = exp(z_j) / sum_l exp(z_l)
     return (p * (dy - jnp.sum(p * dy, axis=axis, keepdims=True))).astype(z.dtype)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_shifted, largest
+from fundl._precise import exp_shifted, sum_of_others
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -87,7 +87,7 @@ def cross_entropy_with_logits(
     if onehot is not None:
         L = jnp.squeeze(log_total, -1) - _pick(onehot, d)  # -log p_y
         if a is not None:
-            L = (1 - a) * L + a * jnp.mean(log_total - d, axis=-1)
+            L = _share(1 - a, L) + _share(a, jnp.mean(log_total - d, axis=-1))
         return reduce(L * t, w, reduction)
     t = _smooth(t, a)
     # 0 inf = 0: a masked class without label adds nothing
@@ -127,8 +127,7 @@ def cross_entropy_with_logits_backward(
         return gradients((given[0], lambda: slope))
     t = _smooth(t, a)
     # L = -sum_k y_k log p_k
-    others = jnp.sum(t, axis=-1, keepdims=True) - t
-    slope = (e * others - t * (s + (1 - e))) * (dL / (1 + s))
+    slope = (e * sum_of_others(t, d) - t * (s + (1 - e))) * (dL / (1 + s))
     scale = 1 if a is None else 1 - a
     return gradients((given[0], lambda: slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
 
@@ -175,6 +174,11 @@ def _inputs(
 def _pick(onehot: Array, x: Array) -> Array:
     """The entry of each row at its label."""
     return jnp.sum(jnp.where(onehot, x, jnp.zeros_like(x)), axis=-1)
+
+
+def _share(a: Array, L: Array) -> Array:
+    """a L with 0 inf = 0: a masked class adds nothing where there is no smoothing."""
+    return a * jnp.where((a == 0) & jnp.isinf(L), jnp.zeros_like(L), L)
 
 
 def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
