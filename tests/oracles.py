@@ -264,7 +264,7 @@ def binary_cross_entropy(p: Exact, y: Exact) -> Exact:
 
 
 def binary_cross_entropy_gradient(p: Exact, y: Exact) -> tuple[Exact, Exact]:
-    return (1 - y) / (1 - p) - y / p, log(1 - p) - log(p)
+    return _divided(1 - y, 1 - p) - _divided(y, p), log(1 - p) - log(p)
 
 
 def binary_cross_entropy_with_logits(z: Exact, y: Exact) -> Exact:
@@ -314,6 +314,11 @@ def _times_log(a: Exact, b: Exact) -> Exact:
     return where(a == 0, mp.mpf(0), a * log(where(a == 0, mp.mpf(1), b)))
 
 
+def _divided(a: Exact, b: Exact) -> Exact:
+    """a / b, with 0 / 0 = 0."""
+    return where(a == 0, mp.mpf(0), a / where(a == 0, mp.mpf(1), b))
+
+
 def _per_example(L: Exact) -> Exact:
     return np.sum(L, axis=tuple(range(1, L.ndim)))
 
@@ -340,8 +345,7 @@ def reduced_gradient(
     **options: Any,
 ) -> tuple[Exact, ...]:
     slopes = loss_gradient(*inputs, **options)
-    rows = inputs[0].shape[:1] if np.ndim(inputs[1]) == np.ndim(inputs[0]) else np.shape(inputs[1])
-    w = np.full(rows, mp.mpf(1)) if weights is None else weights
+    w = np.full(inputs[-1].shape[:1], mp.mpf(1)) if weights is None else weights
     dL = dJ * w / (np.sum(w) if reduction == "mean" else 1)
     return tuple(np.reshape(dL, dL.shape + (1,) * (s.ndim - dL.ndim)) * s for s in slopes)
 
@@ -355,3 +359,8 @@ def linear(X: Exact, W: Exact, b: Exact) -> Exact:
 
 def linear_gradient(dz: Exact, X: Exact, W: Exact, b: Exact) -> tuple[Exact, Exact, Exact]:
     return dz @ W.T, X.T @ dz, np.sum(dz, axis=0)
+
+
+def linear_vector_gradient(dz: Exact, X: Exact, w: Exact, b: Exact) -> tuple[Exact, Exact, Exact]:
+    """One output: w (d,), b ()."""
+    return np.outer(dz, w), X.T @ dz, np.asarray(np.sum(dz), object)
