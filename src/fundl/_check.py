@@ -120,7 +120,9 @@ def refuse_where(bad: Callable[[Array], Array], name: str, x: Array, why: str) -
         return
     with jax.ensure_compile_time_eval():  # inside a trace too, what is known now is looked at now
         where = bad(x)
-    if concrete(where) and bool(where.any()):
+    found = where.any()
+    # Inside a trace even operations on concrete arrays are staged.
+    if concrete(found) and bool(found):
         # Only now is a copy on the host worth its cost; it may be impossible for arrays on other processes.
         if getattr(x, "is_fully_addressable", True):
             index = tuple(int(i) for i in np.argwhere(np.asarray(where))[0])
@@ -155,7 +157,7 @@ def per_example_weights(weights: ArrayLike | None, n_shape: tuple[int, ...], dty
     w = array("weights", weights)
     if w.shape != n_shape:
         raise ValueError(f"weights must have one entry for each example, shape {n_shape}; got {w.shape}.")
-    refuse_where(lambda v: ~((v >= 0) & (v < jnp.inf)), "weights", w, "must be finite and not negative")
+    refuse_where(lambda v: ~((v >= 0) & jnp.isfinite(v)), "weights", w, "must be finite and not negative")
     return w.astype(dtype)
 
 

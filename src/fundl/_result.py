@@ -93,7 +93,8 @@ class Certificate:
         condition: its 2-norm condition number after scaling its columns; least squares.
         digits: decimal digits of the coefficients believed correct; least squares.
         residual_deviation: sqrt(sum of weighted squared residuals / degrees of freedom); least squares.
-        standard_errors: of each coefficient, shaped like `params`; None where they do not exist.
+        standard_errors: of each coefficient, shaped like `params`; NaN where they do not exist; least squares.
+        error_bound: an upper bound of each coefficient's error by rounding, shaped like `params`; least squares.
         direction: a direction that separates the classes, shaped like `params`; separable data only.
     """
 
@@ -107,13 +108,14 @@ class Certificate:
     digits: Array | None = None
     residual_deviation: Array | None = None
     standard_errors: Any = None
+    error_bound: Any = None
     direction: Any = None
 
     def __str__(self) -> str:
         lines = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None and field.name not in ("standard_errors", "direction"):
+            if value is not None and field.name not in ("standard_errors", "error_bound", "direction"):
                 lines.append(f"  {field.name.replace('_', ' '):<18} {_show(value)}")
         return "\n".join(lines)
 

@@ -1,17 +1,21 @@
-"""The fit itself."""
+"""The fit: the exact solver for any array, with its derivatives."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fundl import _check
-from fundl._precise import matmul
+from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
+from fundl.least_squares import _exact
 from fundl.least_squares._inputs import inputs
+from fundl.least_squares._words import namespace
 
-METHODS = ("auto", "qr", "normal_equations")
+METHODS = ("auto", "exact", "normal_equations")
 
 
 def fit(
@@ -30,41 +34,147 @@ def fit(
     """
     _check.choice("method", method, METHODS)
     _check.nonnegative("l2", l2)
-    X, y, w = inputs(X, y, weights)
-    return _fit(X, y, w, _check.array("l2", l2).astype(X.dtype), intercept=bool(intercept))
-
-
-@functools.partial(jax.jit, static_argnames="intercept")
-def _fit(X: Array, y: Array, weights: Array | None, l2: Array, *, intercept: bool) -> Fit:
-    n, d = X.shape
-    s = jnp.ones_like(X[:, 0]) if weights is None else weights
-    keep = s > 0
-    X = jnp.where(keep[:, None], X, jnp.zeros_like(X))
+    X, y, weights = inputs(X, y, weights)
+    penalty = _check.array("l2", l2).astype(X.dtype)
+    if penalty.ndim:
+        raise ValueError(f"l2 must be one number, shape (); got shape {penalty.shape}. Use ridge for many penalties.")
     Y = y if y.ndim == 2 else y[:, None]
-    Y = jnp.where(keep[:, None], Y, jnp.zeros_like(Y))
-    total = jnp.sum(s)
-    m = jnp.sum(s[:, None] * X, axis=0) / total if intercept else jnp.zeros_like(X[0])
-    my = jnp.sum(s[:, None] * Y, axis=0) / total if intercept else jnp.zeros_like(Y[0])
-    root = jnp.sqrt(s)[:, None]
-    A = jnp.concatenate([root * (X - m[None, :]), jnp.sqrt(l2) * jnp.eye(d, dtype=X.dtype)])
-    B = jnp.concatenate([root * (Y - my[None, :]), jnp.zeros((d, Y.shape[1]), X.dtype)])
-    U, sigma, Vt = jnp.linalg.svd(A, full_matrices=False)
-    kept = sigma > jnp.finfo(X.dtype).eps * max(n, d) * sigma[0]
-    inverse = jnp.where(kept, 1 / jnp.where(kept, sigma, 1.0), 0.0)
-    w = matmul(Vt.T, inverse[:, None] * matmul(U.T, B))
-    b = my - matmul(m, w)
-    rank = jnp.sum(kept)
-    r = root * (matmul(X, w) + b[None, :] - Y)
-    ok = jnp.all(jnp.isfinite(w))
-    code = jnp.where(ok, jnp.where(rank < d, Status.rank_deficient, Status.converged), Status.non_finite)
+    arrays = (X, Y, penalty) if weights is None else (X, Y, penalty, weights)
+    if all(_on_host(x) for x in arrays):
+        # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.
+        wide = [np.asarray(x, np.float64) for x in arrays]
+        s = None if weights is None else wide[3]
+        eps = float(jnp.finfo(X.dtype).eps)
+        with np.errstate(all="ignore"):
+            M = _exact.moments(wide[0], wide[1], s, bool(intercept))
+            found = _exact.solve(M, wide[2], d=X.shape[1], intercept=bool(intercept), eps=eps)
+            packed = _package(found, y.ndim == 1)
+        return jax.tree.map(lambda v: jnp.asarray(v, X.dtype if v.dtype == np.float64 else v.dtype), packed)
+    return _jitted(X, Y, penalty, weights, bool(intercept), y.ndim == 1)
+
+
+def _on_host(x: Array) -> bool:
+    """True for concrete values that numpy can see without a copy over a bus."""
+    return _check.concrete(x) and len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _jitted(X: Array, Y: Array, l2: Array, weights: Array | None, intercept: bool, single: bool) -> Fit:
+    return _package(_solution(X, Y, l2, weights, intercept), single)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _solution(X: Array, Y: Array, l2: Array, weights: Array | None, intercept: bool) -> _exact.Solution:
+    M = _exact.moments(X, Y, weights, intercept)
+    return _exact.solve(M, l2, d=X.shape[1], intercept=intercept, eps=float(jnp.finfo(X.dtype).eps))
+
+
+@_solution.defjvp
+def _solution_jvp(intercept: bool, primals: Any, tangents: Any) -> Any:
+    """At the minimum X^T S r = l2 w with r = y - X w - b; differentiate that, and solve for dw and db.
+
+    M dw = X^T S (dy - dX w) + dX^T S r + X^T dS r - dl2 w with M = X^T S X + l2 I: the same matrix again, whose
+    inverse the solution brought along. Columns are shifted and scaled by constants, which changes no derivative.
+    """
+    X, Y, l2, weights = primals
+    dX, dY, dl2, ds = tangents
+    found = _solution(X, Y, l2, weights, intercept)
+    constant = jax.lax.stop_gradient(found)
+    d = X.shape[1]
+    scale, m, K = constant.scale, constant.m, constant.inverse
+    deficient = constant.rank < d
+    s = jnp.ones_like(X[:, 0]) if weights is None else weights
+    keep = (s != 0)[:, None]
+    zero = jnp.zeros((), X.dtype)
+    # A row of weight 0 has no say, but its residual is the derivative with respect to its weight, if it is a number.
+    Z = jnp.where(jnp.isfinite(X), (X - m[None, :]) / scale[None, :], zero)
+    dZ, dY = jnp.where(keep, dX / scale[None, :], zero), jnp.where(keep, dY, zero)
+    Z = _without_slope(Z, deficient)
+    w_hat = found.w * scale[:, None]
+    centre = found.b + matmul(m[None, :], found.w)[0]
+    r = jnp.where(jnp.isfinite(Y), Y, zero) - matmul(Z, w_hat) - centre[None, :]
+    penalty = (l2 / scale**2)[:, None]
+
+    def matvec(v: Array) -> Array:
+        if not intercept:
+            return rows_dot(Z, s[:, None] * matmul(Z, v)) + penalty * v
+        q = s[:, None] * (matmul(Z, v[:d]) + v[d][None, :])
+        return jnp.concatenate([rows_dot(Z, q) + penalty * v[:d], jnp.sum(q, axis=0)[None, :]])
+
+    def solve(matvec: Any, rhs: Array) -> Array:
+        v = matmul(K, rhs) / constant.s_scale
+        return v + matmul(K, rhs - matvec(v)) / constant.s_scale
+
+    q = s[:, None] * (dY - matmul(dZ, w_hat))
+    if weights is not None:
+        q = q + ds[:, None] * r
+    rhs = rows_dot(Z, q) + rows_dot(dZ, s[:, None] * r) - dl2 * w_hat / scale[:, None] ** 2
+    if intercept:
+        rhs = jnp.concatenate([rhs, jnp.sum(q, axis=0)[None, :]])
+    v = jax.lax.custom_linear_solve(matvec, rhs, solve, symmetric=True)
+    dw = v[:d] / scale[:, None]
+
+    # Dependent columns: of all dw that fit, the one that keeps the solution the shortest while the null space turns
+    # with dX: P_N dw = P_N dX^T S z with z = X M^+ w (Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973), (4.12)).
+    unit = jnp.where(deficient, scale, jnp.ones_like(scale))[:, None]
+    a = matmul(K[:d, :d], found.w / unit) / unit / constant.s_scale
+    z = matmul(Z, matmul(constant.projection, a) * unit)
+    if intercept:
+        z = z - safe_divide(jnp.sum(s[:, None] * z, axis=0), jnp.sum(s))[None, :]
+    turned = rows_dot(dZ * jnp.where(deficient, scale, jnp.ones_like(scale))[None, :], s[:, None] * z)
+    turned = turned - matmul(constant.projection, turned)
+    dw = jnp.where(deficient, matmul(constant.projection, dw) + turned, dw)
+    db = v[d] - matmul(m[None, :], dw)[0] if intercept else jnp.zeros_like(found.b)
+    return found, jax.tree.map(_no_tangent, found)._replace(w=dw, b=db)
+
+
+@jax.custom_jvp
+def _without_slope(x: Array, unknown: Array) -> Array:
+    """x; its derivative is NaN where `unknown`: second derivatives at dependent columns are refused, not guessed."""
+    return x
+
+
+@_without_slope.defjvp
+def _without_slope_jvp(primals: Any, tangents: Any) -> Any:
+    x, unknown = primals
+    return x, jnp.where(unknown, jnp.full_like(x, jnp.nan), jnp.ones_like(x)) * tangents[0]
+
+
+def _no_tangent(x: Array) -> Any:
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)
+
+
+def _package(found: _exact.Solution, single: bool) -> Fit:
+    """The Fit: NaN parameters where the data were not finite, one column for a y of one axis."""
+    w, b = found.w, found.b
+    xp = namespace(w)
+    finite = found.finite & xp.all(xp.isfinite(w)) & xp.all(xp.isfinite(b))
+    full = found.rank == w.shape[0]
+    trusted = ~(found.digits < 1)
+    codes = [xp.asarray(int(status), np.int32) for status in Status]
+    code = xp.where(trusted, codes[Status.converged], codes[Status.ill_conditioned])
+    code = xp.where(full, code, codes[Status.rank_deficient])
+    code = xp.where(finite, code, codes[Status.non_finite])
+
+    def number(v: Any) -> Any:
+        return xp.where(finite, v, xp.full_like(v, np.nan))
+
+    def shown(v: Any) -> Any:
+        return number(v[..., 0] if single else v)
+
     certificate = Certificate(
-        converged=ok,
-        steps=jnp.zeros((), jnp.int32),
-        gradient_norm=jnp.linalg.norm(matmul(A.T, matmul(A, w) - B)),
-        objective=jnp.sum(r * r) + l2 * jnp.sum(w * w),
-        suboptimality=jnp.full((), jnp.inf, X.dtype),
-        rank=rank,
-        condition=sigma[0] / sigma[-1],
+        converged=finite & trusted,
+        steps=xp.asarray(0, np.int32),
+        gradient_norm=number(found.gradient_norm),
+        objective=number(found.objective),
+        suboptimality=xp.where(finite, found.suboptimality, xp.full_like(found.suboptimality, np.inf)),
+        rank=found.rank,
+        condition=number(found.condition),
+        digits=xp.where(finite, found.digits, xp.zeros_like(found.digits)),
+        residual_deviation=shown(found.deviation),
+        standard_errors=Linear(shown(found.w_error), shown(found.b_error)),
+        error_bound=Linear(shown(found.w_bound), shown(found.b_bound)),
     )
-    params = Linear(w, b) if y.ndim == 2 else Linear(w[:, 0], b[0])
-    return Fit(params=params, certificate=certificate, code=code.astype(jnp.int32))
+    return Fit(params=Linear(shown(w), shown(b)), certificate=certificate, code=code)

@@ -1,0 +1,272 @@
+"""Least squares from the Gram matrix in words: solution, rank, error bound and standard errors."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fundl._precise import matmul
+from fundl.least_squares import _gram
+from fundl.least_squares._sweep import sweep_columns
+from fundl.least_squares._words import (
+    Words,
+    ceil_power_of_two,
+    namespace,
+    negative,
+    precision,
+    settled,
+    sum_words,
+    times,
+    where,
+    words,
+)
+
+
+class Moments(NamedTuple):
+    """All that least squares needs to know of the data: Z^T S Z for Z = [(X - m) / scale, 1, (Y - my) / y_scale]."""
+
+    gram: Words
+    m: Any
+    my: Any
+    scale: Any
+    y_scale: Any
+    s_scale: Any
+    weight: Any
+    finite: Any
+
+
+class Solution(NamedTuple):
+    """What the sweeps give; numpy or jax arrays. `inverse`, `m` and `scale` serve the derivatives."""
+
+    w: Any
+    b: Any
+    finite: Any
+    rank: Any
+    condition: Any
+    digits: Any
+    objective: Any
+    suboptimality: Any
+    gradient_norm: Any
+    deviation: Any
+    w_error: Any
+    b_error: Any
+    w_bound: Any
+    b_bound: Any
+    inverse: Any
+    projection: Any
+    m: Any
+    scale: Any
+    s_scale: Any
+
+
+def mm(A: Any, B: Any) -> Any:
+    """A @ B at full precision."""
+    return A @ B if namespace(A) is np else matmul(A, B)
+
+
+def moments(X: Any, Y: Any, weights: Any | None, intercept: bool) -> Moments:
+    """Accumulate the rows: X (n, d), Y (n, k), weights (n,) or None."""
+    xp = namespace(X)
+    n = X.shape[0]
+    s = None
+    if weights is None:
+        keep = xp.ones_like(X[:, 0], bool)
+        s_scale = xp.ones((), X.dtype)
+        weight = xp.full((), n, X.dtype)
+    else:
+        keep = ~(weights == 0)
+        s_scale = ceil_power_of_two(xp.max(weights))
+        s = weights / s_scale
+        weight = xp.sum(weights)
+    zero = xp.zeros((), X.dtype)
+    X = xp.where(keep[:, None], X, zero)
+    Y = xp.where(keep[:, None], Y, zero)
+    finite = xp.all(xp.isfinite(X)) & xp.all(xp.isfinite(Y))
+    if weights is not None:
+        finite = finite & xp.all(xp.isfinite(weights) & (weights >= 0))
+    # A NaN may not reach the integers of the slices; the flag brings it back at the end.
+    X, Y = xp.where(finite, X, zero), xp.where(finite, Y, zero)
+    if s is not None:
+        s = xp.where(finite, s, xp.ones_like(s))
+    m, my = (_centre(A, s) if intercept else xp.zeros_like(A[0]) for A in (X, Y))
+    scale, y_scale = _gram.scale_of(X, keep, m), _gram.scale_of(Y, keep, my)
+    high, low = _gram.columns(X, Y, keep, m, my, scale, y_scale, intercept)
+    return Moments(_gram.words_of(high, low, s), m, my, scale, y_scale, s_scale, weight, finite)
+
+
+def _centre(A: Any, s: Any | None) -> Any:
+    """About the mean of each column; any shift is right, and one near the mean keeps the most digits."""
+    xp = namespace(A)
+    if s is None:
+        return settled(xp.mean(A, axis=0))
+    sum_s = xp.sum(s)
+    return settled(xp.sum(s[:, None] * A, axis=0) / xp.where(sum_s > 0, sum_s, xp.ones_like(sum_s)))
+
+
+def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Solution:
+    """The minimiser, and what is known of it; eps is the rounding unit of the data, which decides the rank."""
+    xp = namespace(M.m)
+    dtype = M.m.dtype
+    k = M.my.shape[0]
+    y0 = d + intercept  # where the targets start
+    bits = precision(dtype)
+    unit = 2.0 ** (4 - 3 * bits)  # of the words, with some to spare
+
+    # The penalty, in the units of the scaled columns.
+    penalty = (l2 / M.s_scale) / M.scale / M.scale
+    penalty = xp.minimum(penalty, xp.full_like(penalty, 2.0 ** (900 if bits == 53 else 90)))
+    diagonal = xp.concatenate([penalty, xp.zeros((y0 - d + k,), dtype)])
+    # X = 0 as one more column: the sweeps turn its corner into the prediction there, which is b, and its variance.
+    G = M.gram
+    origin = -M.m / M.scale
+    if intercept:
+        origin = xp.concatenate([origin, xp.ones((1,), dtype)])
+    origin = xp.concatenate([origin, xp.zeros((k,), dtype)])
+    A = sum_words(G, words(_diagonal(diagonal)))
+    H0 = A[0][:d, :d]
+    A = tuple(_border(a, v, xp.zeros((), dtype)) for a, v in zip(A, words(origin), strict=True))
+    A, reference, swept = sweep_columns(A, d, intercept, 8 * eps)
+    rank = xp.sum(swept)
+    H = (
+        H0 - G[0][:d, d][:, None] * G[0][:d, d][None, :] / xp.maximum(G[0][d, d], xp.ones_like(G[0][d, d]) * 1e-30)
+        if intercept
+        else H0
+    )
+
+    zero = xp.zeros((), dtype)
+    w_hat: Words = tuple(xp.where(swept[:, None], x[:d, y0:-1], zero) for x in A)  # type: ignore[assignment]
+    inverse = xp.where(swept[:, None] & swept[None, :], -A[0][:d, :d], zero)
+    # What is swept and what is not: X_U = X_P F, so that (-F, I) spans the null space, in the units of w.
+    F = xp.where(swept[:, None] & ~swept[None, :], A[0][:d, :d] * M.scale[None, :] / M.scale[:, None], zero)
+    projection = _minimum_norm(F, swept)
+    to_w = lambda a: times(times(a, M.y_scale[None, :]), 1 / M.scale[:, None])  # noqa: E731
+    w_words = to_w(w_hat)
+    basic = w_words[0]
+    full = rank == d
+    moved = words(mm(projection, w_words[0]))
+    w_words = where(full, w_words, moved)
+    w_hat = where(full, w_hat, times(times(moved, M.scale[:, None]), 1 / M.y_scale[None, :]))
+
+    if intercept:
+        at_zero = times(negative(tuple(x[-1, y0:-1] for x in A)), M.y_scale)  # type: ignore[arg-type]
+        # The shortest solution predicts the same at the mean of X, not at 0.
+        mass = xp.where(G[0][d, d] > 0, G[0][d, d], xp.ones_like(G[0][d, d]))
+        mean = M.m + G[0][:d, d] / mass * M.scale
+        moved = mm(mean[None, :], basic - w_words[0])[0]
+        b = sum_words(words(M.my), sum_words(at_zero, words(moved)))[0]
+    else:
+        b = xp.zeros((k,), dtype)
+    w = w_words[0]
+
+    # What remains of the targets is the objective at the minimum.
+    objective_hat = xp.maximum(xp.diagonal(A[0])[y0:-1], zero)
+    small = objective_hat <= xp.diagonal(G[0])[y0:] * 2.0 ** (20 - 3 * bits)
+    objective_hat = xp.where(small, xp.zeros_like(objective_hat), objective_hat)
+    rss_hat = xp.maximum(objective_hat - xp.sum(penalty[:, None] * w_hat[0] ** 2, axis=0), zero)
+    shrunk = xp.sum(penalty * xp.diagonal(inverse))
+    freedom = M.weight - (rank.astype(dtype) - shrunk) - (1 if intercept else 0)
+    nan = xp.full((), np.nan, dtype)
+    root = lambda v: xp.sqrt(xp.maximum(v, zero))  # noqa: E731
+    positive = freedom > 0
+    deviation_hat = xp.where(positive, root(rss_hat / xp.where(positive, freedom, xp.ones_like(freedom))), nan)
+
+    # Standard errors: the covariance is H^-1 G H^-1, which is H^-1 without a penalty.
+    variance = xp.diagonal(inverse) - mm(inverse * inverse, penalty)
+    w_error = xp.where(full, deviation_hat[None, :] * root(variance)[:, None], nan)
+    w_error = w_error * M.y_scale[None, :] / M.scale[:, None]
+    if intercept:
+        b_cov = -A[0][-1, :d]  # b's share in the inverse
+        b_variance = -A[0][-1, -1] - xp.sum(penalty * xp.where(swept, b_cov, zero) ** 2)
+        b_error = xp.where(full, deviation_hat * root(b_variance), nan) * M.y_scale
+        inverse = _border(inverse, xp.where(swept, -A[0][:d, d], zero), -A[0][d, d])
+    else:
+        b_error = xp.zeros_like(b)
+
+    # Error bound: an entry of the Gram matrix is wrong by at most unit sqrt(G_ii G_jj), elimination multiplies that by
+    # a multiple of d, the inverse carries it to the solution, and the result is rounded.
+    lengths = root(xp.diagonal(G[0]) + diagonal)
+    size = lengths[y0:] + mm(lengths[:d], xp.abs(w_hat[0]))
+    lost = 64.0 * (d + 2) * unit
+    w_off = lost * mm(xp.abs(inverse[:d, :d]), lengths[:d, None]) * size[None, :]
+    rounding = 2.0**-bits
+    w_bound = xp.abs(w) * rounding + w_off * M.y_scale[None, :] / M.scale[:, None]
+    if intercept:
+        b_off = mm(xp.abs(M.m / M.scale), w_off) + mm(lengths[:d] / lengths[d], w_off) + lost * size / lengths[d]
+        b_bound = xp.abs(b) * rounding + b_off * M.y_scale
+    else:
+        b_bound = xp.zeros_like(b)
+    w_bound = xp.where(full, w_bound, w_bound + _loose(w, eps))
+    b_bound = xp.where(full, b_bound, b_bound + _loose(b, eps))
+
+    # Digits relative to each coefficient; one so small that its part of y is below rounding counts from there.
+    floor = rounding * M.y_scale[None, :] * xp.where(swept, 1 / M.scale, xp.ones_like(M.scale))[:, None]
+    ratio = xp.max(xp.where(w_bound > 0, w_bound / xp.maximum(xp.abs(w), floor), zero))
+    b_floor = rounding * (M.y_scale + xp.abs(M.my))
+    ratio = xp.maximum(ratio, xp.max(xp.where(b_bound > 0, b_bound / xp.maximum(xp.abs(b), b_floor), zero)))
+    digits = xp.maximum(-xp.log10(xp.maximum(ratio, xp.full_like(ratio, rounding))), zero)
+
+    value = M.s_scale * M.y_scale**2
+    off = xp.sum(root(reference)[:, None] * w_off, axis=0)
+    kept_part = xp.where(full, w_words[1], xp.zeros_like(w)) * M.scale[:, None] / M.y_scale[None, :]
+    slope = 2 * mm(H, kept_part) / M.scale[:, None] * (M.s_scale * M.y_scale)[None, :]
+    rounded = xp.sum(root(reference)[:, None] * xp.abs(w_hat[0]) * rounding, axis=0)
+    suboptimality = xp.sum(value * (off + rounded + xp.where(full, zero, rounded / rounding * 64 * eps)) ** 2)
+
+    return Solution(
+        w=w,
+        b=b,
+        finite=M.finite,
+        rank=rank,
+        condition=xp.where(full, _condition(H, inverse[:d, :d], reference), xp.full((), np.inf, dtype)),
+        digits=xp.where(M.weight > 0, digits, zero),
+        objective=xp.sum(objective_hat * value),
+        suboptimality=suboptimality,
+        gradient_norm=xp.sqrt(xp.sum(slope**2)),
+        deviation=deviation_hat * M.y_scale * xp.sqrt(M.s_scale),
+        w_error=w_error,
+        b_error=b_error,
+        w_bound=w_bound,
+        b_bound=b_bound,
+        inverse=inverse,
+        projection=projection,
+        m=M.m,
+        scale=M.scale,
+        s_scale=M.s_scale,
+    )
+
+
+def _diagonal(v: Any) -> Any:
+    xp = namespace(v)
+    return xp.where(xp.eye(v.shape[0], dtype=bool), v[:, None], xp.zeros((), v.dtype))
+
+
+def _border(A: Any, v: Any, c: Any) -> Any:
+    xp = namespace(A)
+    top = xp.concatenate([A, v[:, None]], axis=1)
+    return xp.concatenate([top, xp.concatenate([v, c[None]])[None, :]], axis=0)
+
+
+def _loose(v: Any, eps: float) -> Any:
+    """For the projection onto the shortest solution, which is done in plain floats."""
+    xp = namespace(v)
+    return xp.full_like(v, 1.0) * (256 * eps * xp.max(xp.abs(v)))
+
+
+def _minimum_norm(F: Any, swept: Any) -> Any:
+    """The orthogonal projection (d, d) onto the complement of the null space spanned by (-F, I)."""
+    xp = namespace(F)
+    d = F.shape[0]
+    eye = xp.eye(d, dtype=F.dtype)
+    N = xp.where(swept[None, :], xp.zeros((), F.dtype), eye - F)
+    # The columns of zeros (of the swept) go last, where the arbitrary directions they are given are left out.
+    N = xp.take(xp.where(xp.isfinite(N), N, xp.zeros_like(N)), xp.argsort(swept), axis=1)
+    Q, _ = xp.linalg.qr(N)
+    Q = xp.where(xp.arange(d)[None, :] < d - xp.sum(swept), Q, xp.zeros_like(Q))
+    return eye - mm(Q, Q.T)
+
+
+def _condition(H: Any, inverse: Any, reference: Any) -> Any:
+    """The 2-norm condition number of X with its columns (centred and) scaled to one length."""
+    xp = namespace(H)
+    D = xp.sqrt(xp.where(reference > 0, reference, xp.ones_like(reference)))
+    largest = xp.linalg.eigvalsh(H / D[:, None] / D[None, :])[-1]
+    return xp.sqrt(largest * xp.linalg.eigvalsh(inverse * D[:, None] * D[None, :])[-1])

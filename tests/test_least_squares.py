@@ -1,0 +1,370 @@
+"""Least squares against exact rational solutions, and every mode against every other."""
+
+import json
+import math
+import pathlib
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import linear_regression as lr
+from fundl._result import FitError, Status
+from fundl.least_squares import _gram, _words
+
+STRD = sorted((pathlib.Path(__file__).parent / "strd").glob("*.json"))
+
+
+def rational(a):
+    return np.vectorize(lambda v: Fraction(float(v)), otypes=[object])(np.asarray(a))
+
+
+def exact_fit(X, y, weights=None, l2=0.0, intercept=True):
+    """The rational solution (w, b), residual sum of squares and inverse, by Gauss-Jordan on the normal equations."""
+    A, t = rational(X), rational(y)
+    n, d = A.shape
+    if intercept:
+        A = np.concatenate([A, rational(np.ones((n, 1)))], axis=1)
+    s = rational(np.ones(n) if weights is None else weights)
+    p = A.shape[1]
+    G = A.T @ (s[:, None] * A)
+    for j in range(d):
+        G[j, j] += Fraction(float(l2))
+    M = np.concatenate([G, (A.T @ (s * t))[:, None], rational(np.eye(p))], axis=1)
+    for j in range(p):
+        k = next(i for i in range(j, p) if M[i, j] != 0)
+        M[[j, k]] = M[[k, j]]
+        M[j] = M[j] / M[j, j]
+        for i in range(p):
+            if i != j:
+                M[i] = M[i] - M[i, j] * M[j]
+    beta = M[:, p]
+    r = t - A @ beta
+    return beta, sum(s * r * r), M[:, p + 1 :]
+
+
+def digits(got, expected):
+    """Log relative error of the worst entry (absolute where the exact value is 0)."""
+    worst = Fraction(0)
+    for g, e in zip(np.ravel(got), np.ravel(expected), strict=True):
+        if not math.isfinite(g):
+            return -math.inf
+        error = abs(Fraction(float(g)) - e)
+        worst = max(worst, error / abs(e) if e else error)
+    return 17.0 if worst == 0 else -math.log10(worst)
+
+
+def flat(params, intercept=True):
+    return np.append(np.asarray(params.w), params.b) if intercept else np.asarray(params.w)
+
+
+def hard(name):
+    """Full-rank data that cost other solvers some or all of their digits."""
+    rng = np.random.default_rng(7)
+    n, d = 12, 3
+    X = rng.normal(size=(n, d))
+    noise = rng.normal(size=n)
+    weights = None
+    if name == "offset 1e8":
+        X[:, 0] += 1e8
+    elif name == "offset 1e12":
+        X[:, 0] += 1e12
+    elif name == "timestamps":
+        t = np.floor(1.7e9 + 1e5 * rng.random(n))
+        X = np.stack([t, t**2, X[:, 0]], axis=1)
+    elif name == "scales":
+        X = X * np.array([1e-150, 1.0, 1e150])
+    elif name == "close columns":
+        X[:, 1] = X[:, 0] * (1 + 1e-7 * rng.normal(size=n))
+    elif name == "hilbert":
+        X = 1.0 / (1 + np.arange(n)[:, None] + np.arange(8))
+    elif name == "vandermonde":
+        X = np.linspace(0.0, 1.0, n)[:, None] ** np.arange(1, 9)
+    elif name == "huge residual":
+        noise = 1e9 * noise
+    elif name == "weights":
+        weights = 10.0 ** rng.integers(-12, 13, size=n)
+    y = np.sum(X / np.abs(X).max(axis=0), axis=1) + noise
+    return X, y, weights
+
+
+HARD = [
+    "offset 1e8", "offset 1e12", "timestamps", "scales", "close columns", "hilbert", "vandermonde", "huge residual",
+    "weights",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", STRD, ids=lambda p: p.stem)
+def test_nist_sets_to_the_last_digit(path):
+    D = json.loads(path.read_text())
+    A = np.array([[float.fromhex(v) for v in row] for row in D["X_hex"]])
+    y = np.array([float.fromhex(v) for v in D["y_hex"]])
+    beta, sd = ([Fraction(v) for v in D[key]] for key in ("beta_exact", "sd_exact"))
+    constant = (A[:, 0] == 1).all()
+    for intercept in {False, bool(constant)}:
+        found = lr.fit(A[:, 1:] if intercept else A, y, intercept=intercept).check()
+        errors = found.certificate.standard_errors
+        got = np.append(found.params.b, found.params.w) if intercept else found.params.w
+        got_sd = np.append(errors.b, errors.w) if intercept else errors.w
+        assert digits(got, beta) >= 14.5
+        assert digits(got_sd, sd) >= 14
+        assert digits(found.certificate.residual_deviation, [Fraction(D["residual_sd_exact"])]) >= 14
+        assert found.certificate.rank == D["p"] - intercept
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("name", HARD)
+def test_hard_full_rank_data(name, intercept):
+    X, y, weights = hard(name)
+    expected, rss, inverse = exact_fit(X, y, weights, intercept=intercept)
+    found = lr.fit(X, y, weights=weights, intercept=intercept).check()
+    got = flat(found.params, intercept)
+    assert digits(got, expected) >= 14.5
+    # The bound holds, and the digits that the certificate promises are there.
+    bound = flat(found.certificate.error_bound, intercept)
+    assert all(abs(Fraction(float(g)) - e) <= Fraction(float(u)) for g, e, u in zip(got, expected, bound, strict=True))
+    assert digits(got, expected) >= found.certificate.digits - 1e-9
+    assert found.certificate.digits > 14
+    freedom = (len(y) if weights is None else sum(rational(weights))) - len(expected)
+    if freedom > 0:
+        np.testing.assert_allclose(found.certificate.residual_deviation, math.sqrt(rss / freedom), rtol=1e-14)
+        errors = [math.sqrt(rss / freedom) * math.sqrt(v) for v in np.diag(inverse)]
+        np.testing.assert_allclose(flat(found.certificate.standard_errors, intercept), errors, rtol=1e-13)
+    np.testing.assert_allclose(found.certificate.objective, float(rss), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["offset 1e12", "weights", "timestamps", "close columns"])
+def test_the_same_under_jit(name):
+    X, y, weights = hard(name)
+    expected, _, _ = exact_fit(X, y, weights)
+    s = np.ones(len(y)) if weights is None else weights
+    found = jitted(X, y, s)
+    assert digits(flat(found.params), expected) >= 14.5
+    assert found.check() is found
+
+
+@jax.jit
+def jitted(X, y, s):
+    return lr.fit(X, y, weights=s)
+
+
+def test_features_with_a_large_mean_in_float32():
+    rng = np.random.default_rng(0)
+    X = (1e4 + rng.normal(size=(12, 3))).astype(np.float32)
+    y = (X.astype(float) @ [1.0, -2.0, 3.0]).astype(np.float32)
+    expected, _, _ = exact_fit(X, y)
+    s = np.ones(12, np.float32)
+    for found in (lr.fit(X, y), jitted(X, y, s)):
+        assert found.params.w.dtype == np.float32
+        np.testing.assert_allclose(found.params.w, [1, -2, 3], atol=1e-2)  # y itself is rounded
+        assert digits(flat(found.params), expected) >= 6.9
+
+
+@pytest.mark.parametrize(
+    ("make", "rank"),
+    [
+        (lambda X: X[:, [0, 1, 0]], 2),
+        (lambda X: np.stack([X[:, 0], np.full(len(X), 0.1), X[:, 1]], axis=1), 2),
+        (lambda X: np.stack([X[:, 0], np.zeros(len(X)), X[:, 1]], axis=1), 2),
+        (lambda X: np.eye(3)[np.arange(len(X)) % 3], 2),
+        (lambda X: np.stack([X[:, 0], X[:, 1], X[:, 0] + X[:, 1]], axis=1), 2),
+        (lambda X: X[:3], 2),
+        (lambda X: X[:1], 0),
+        (lambda X: np.stack([X[:, 0], X[:, 0] * 1e3, X[:, 0] * 3e-4], axis=1), 1),
+    ],
+)
+def test_rank_deficiency_gives_the_shortest_solution(make, rank):
+    rng = np.random.default_rng(3)
+    X = make(rng.normal(size=(12, 3)))
+    y = rng.normal(size=len(X))
+    found = lr.fit(X, y)
+    assert found.status is Status.rank_deficient
+    assert found.certificate.rank == rank
+    with pytest.raises(FitError, match="linearly dependent"):
+        found.check()
+    Xc, yc = X - X.mean(axis=0), y - y.mean()
+    w = np.linalg.pinv(Xc, rcond=1e-12) @ yc
+    np.testing.assert_allclose(found.params.w, w, rtol=1e-11, atol=1e-12 * max(np.abs(w).max(), 1e-30))
+    np.testing.assert_allclose(found.params.b, y.mean() - X.mean(axis=0) @ w, rtol=1e-11)
+    assert np.isnan(found.certificate.standard_errors.w).all()
+
+
+def test_ridge_weights_and_targets():
+    rng = np.random.default_rng(5)
+    X, Y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    weights = rng.integers(0, 4, size=12)
+    found = lr.fit(X, Y, weights=weights, l2=0.7).check()
+    for k in range(2):
+        expected, _, _ = exact_fit(X, Y[:, k], weights, l2=0.7)
+        assert digits(np.append(found.params.w[:, k], found.params.b[k]), expected) >= 14.5
+    # An integer weight is that many copies, in the certificate too.
+    copies = lr.fit(np.repeat(X, weights, axis=0), np.repeat(Y, weights, axis=0), l2=0.7)
+    np.testing.assert_allclose(found.params.w, copies.params.w, rtol=1e-15)
+    for a, b in zip(jax.tree.leaves(found.certificate), jax.tree.leaves(copies.certificate), strict=True):
+        if np.max(np.abs(b)) > 1e-8:  # errors are not reproducible, statistics are
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_weight_zero_removes_a_row_of_nan():
+    rng = np.random.default_rng(6)
+    X, y, weights = rng.normal(size=(12, 3)), rng.normal(size=12), np.ones(12)
+    weights[:2] = 0
+    expected = lr.fit(X[2:], y[2:])
+    X[0], y[1] = np.nan, np.inf
+    for found in (lr.fit(X, y, weights=weights), jitted(X, y, weights)):
+        np.testing.assert_allclose(flat(found.params), flat(expected.params), rtol=1e-15)
+    nothing = lr.fit(X, y, weights=np.zeros(12))
+    assert nothing.status is Status.rank_deficient
+    np.testing.assert_array_equal(flat(nothing.params), 0)
+    traced = jitted(X, y, np.ones(12))
+    assert traced.status is Status.non_finite
+    assert np.isnan(flat(traced.params)).all()
+
+
+def test_sliced_products_are_exact():
+    rng = np.random.default_rng(8)
+    Z = rng.uniform(-0.5, 0.5, size=(40, 3)) * 10.0 ** rng.integers(-12, 1, size=(40, 3))
+    s = rng.random(40)
+    expected = rational(Z).T @ (rational(s)[:, None] * rational(Z))
+    for run in (_gram.words_of, jax.jit(_gram.words_of)):
+        args = (Z, np.zeros_like(Z), s) if run is _gram.words_of else [jnp.asarray(v) for v in (Z, np.zeros_like(Z), s)]
+        got = sum(rational(v) for v in run(*args))
+        assert max(abs(e) for e in np.ravel(got - expected)) < Fraction(1, 2**150)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_words_keep_three_words_of_bits(dtype, compiled):
+    if dtype == np.float32 and not compiled:
+        pytest.skip("numpy solves float32 data in float64")
+    rng = np.random.default_rng(9)
+    unit = float(np.finfo(dtype).eps) / 2
+    a, b = (tuple((rng.uniform(0.5, 1, 50) * unit**i).astype(dtype) for i in range(3)) for _ in range(2))
+    value = lambda v: sum(rational(x) for x in v)  # noqa: E731
+    for f, exact in (
+        (_words.product, value(a) * value(b)),
+        (_words.quotient, value(a) / value(b)),
+        (_words.sum_words, value(a) + value(b)),
+        (_words.total, value(a).sum()),
+    ):
+        given = (a,) if f is _words.total else (a, b)
+        run = jax.jit(f) if compiled else f
+        got = value([np.asarray(v) for v in run(*(jax.tree.map(jnp.asarray, given) if compiled else given))])
+        assert np.max(np.abs((got - exact) / exact)) < 64 * unit**3
+
+
+# Derivatives
+
+
+def numeric_solution(X, y, s, l2):
+    """w and b by numpy on the centred normal equations: the textbook, for finite differences of smooth data."""
+    X, y, s = np.asarray(X), np.asarray(y), np.asarray(s)
+    m, my = s @ X / s.sum(), s @ y / s.sum()
+    Xc = X - m
+    w = np.linalg.solve(Xc.T @ (s[:, None] * Xc) + l2 * np.eye(X.shape[1]), Xc.T @ (s * (y - my)))
+    return np.append(w, my - m @ w)
+
+
+def fitted(X, y, s, l2):
+    p = lr.fit(X, y, weights=s, l2=l2).params
+    return jnp.append(p.w, p.b)
+
+
+def plain(X, y, s, l2):
+    """The same formula for autodiff."""
+    m, my = s @ X / s.sum(), s @ y / s.sum()
+    Xc = X - m[None, :]
+    w = jnp.linalg.solve(Xc.T @ (s[:, None] * Xc) + l2 * jnp.eye(X.shape[1]), Xc.T @ (s * (y - my)))
+    return jnp.append(w, my - m @ w)
+
+
+def test_derivatives_of_first_and_second_order():
+    rng = np.random.default_rng(10)
+    args = (rng.normal(size=(7, 2)), rng.normal(size=7), rng.uniform(0.5, 2, size=7), np.float64(0.3))
+    args = tuple(jnp.asarray(a) for a in args)
+    which = (0, 1, 2, 3)
+    for mode in (jax.jacfwd, jax.jacrev):
+        got, expected = jax.jit(mode(fitted, which))(*args), mode(plain, which)(*args)
+        for g, e in zip(got, expected, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-10, atol=1e-12)
+    # the second way: central differences of numpy's solution
+    h = 1e-6
+    direction = [rng.normal(size=a.shape) for a in args]
+    slope = (
+        numeric_solution(*(a + h * t for a, t in zip(args, direction, strict=True)))
+        - numeric_solution(*(a - h * t for a, t in zip(args, direction, strict=True)))
+    ) / (2 * h)
+    got = jax.jvp(fitted, args, tuple(map(jnp.asarray, direction)))[1]
+    np.testing.assert_allclose(got, slope, rtol=1e-7)
+
+
+@pytest.mark.slow
+def test_second_derivatives():
+    rng = np.random.default_rng(10)
+    args = (rng.normal(size=(7, 2)), rng.normal(size=7), rng.uniform(0.5, 2, size=7), np.float64(0.3))
+    args, which = tuple(jnp.asarray(a) for a in args), (0, 1, 2, 3)
+    weigh = jnp.asarray(rng.normal(size=3))
+    second = [jax.jit(jax.hessian(lambda *a, f=f: weigh @ f(*a), which))(*args) for f in (fitted, plain)]
+    for g, e in zip(jax.tree.leaves(second[0]), jax.tree.leaves(second[1]), strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-8, atol=1e-10)
+
+
+def test_derivative_where_singular_values_are_equal():
+    X = jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
+    y = jnp.asarray([1.0, 2.0, 0.5, -1.0])
+    s, l2 = jnp.ones(4), jnp.zeros(())
+    for g, e in zip(
+        jax.jacrev(fitted, (0, 1, 2, 3))(X, y, s, l2), jax.jacrev(plain, (0, 1, 2, 3))(X, y, s, l2), strict=True
+    ):
+        np.testing.assert_allclose(g, e, rtol=1e-12, atol=1e-14)
+
+
+def test_derivative_with_dependent_columns():
+    rng = np.random.default_rng(11)
+    B, C = rng.normal(size=(7, 2)), rng.normal(size=(2, 3))
+    dB, dC, y = rng.normal(size=(7, 2)), rng.normal(size=(2, 3)), rng.normal(size=7)
+    h = 1e-6
+
+    def shortest(t):  # X stays of rank 2 along this path
+        X = (B + t * dB) @ (C + t * dC)
+        return np.linalg.pinv(X - X.mean(axis=0), rcond=1e-10) @ (y - y.mean())
+
+    got = jax.jvp(lambda X: lr.fit(X, jnp.asarray(y)).params.w, (jnp.asarray(B @ C),), (jnp.asarray(dB @ C + B @ dC),))[
+        1
+    ]
+    np.testing.assert_allclose(got, (shortest(h) - shortest(-h)) / (2 * h), rtol=1e-7)
+
+
+def test_vmap():
+    rng = np.random.default_rng(12)
+    X, y = rng.normal(size=(3, 12, 3)), rng.normal(size=(3, 12))
+    X[1, :, 2] = X[1, :, 0]
+    s = np.ones((3, 12))
+    many = jax.vmap(lambda X, y, s: lr.fit(X, y, weights=s))(X, y, s)
+    np.testing.assert_array_equal(many.status, [0, Status.rank_deficient, 0])
+    for i in range(3):
+        np.testing.assert_allclose(many.params.w[i], lr.fit(X[i], y[i]).params.w, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
+def test_rows_sharded_over_a_mesh(kind):
+    rng = np.random.default_rng(13)
+    X, y, s = rng.normal(size=(16, 3)), rng.normal(size=16), rng.random(16)
+    X[:, 0] += 1e8
+    expected = lr.fit(X, y, weights=s)
+    # d w / d y = (X^T S X)^-1 X^T S for the centred X
+    Xc = X - s @ X / s.sum()
+    expected_slope = np.ones(3) @ np.linalg.solve(Xc.T @ (s[:, None] * Xc), Xc.T * s)
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    P = jax.sharding.PartitionSpec
+    X, y, s = (
+        jax.device_put(v, jax.sharding.NamedSharding(mesh, P("rows", *[None] * (v.ndim - 1)))) for v in (X, y, s)
+    )
+    found = lr.fit(X, y, weights=s)
+    np.testing.assert_allclose(flat(found.params), flat(expected.params), rtol=1e-15)
+    assert int(found.certificate.rank) == 3
+    with jax.set_mesh(mesh):
+        slope = jax.jit(jax.grad(lambda y: jnp.sum(lr.fit(X, y, weights=s).params.w)))(y)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-7)
