@@ -22,7 +22,7 @@ def is_none(x: Any) -> bool:
 def to_numpy(x: Any) -> np.ndarray:
     """Any array-like as a NumPy array; half precisions become float32, which holds them exactly."""
     a = np.asarray(x)
-    if a.dtype.kind == "V" or a.dtype.itemsize < 4 and jnp.issubdtype(a.dtype, jnp.floating):
+    if a.dtype.kind == "V" or (a.dtype.itemsize < 4 and jnp.issubdtype(a.dtype, jnp.floating)):
         a = a.astype(np.float32)
     return a
 

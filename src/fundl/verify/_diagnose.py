@@ -42,7 +42,7 @@ def diagnose(
     """The failure of one argument: the worst entry, where it appears, and the likely cause."""
     bench, engine = evidence.bench, evidence.engine
     a, b = int(bench.offsets[leaf]), int(bench.offsets[leaf + 1])
-    best = min(range(len(where)), key=lambda i: (bench.points.kinds[where[i][0]] not in _ORDINARY, i))
+    best = min(range(len(where)), key=lambda i: (_rank(bench.points.kinds[where[i][0]]), i))
     (p, e), value, kind = where[best], truth[best], kinds[best]
     name = engine.arguments.leaves[engine.arguments.differentiable[leaf]].name
     g = float(evidence.given[p, e])
@@ -68,6 +68,11 @@ def diagnose(
         failure.cause, failure.likely_cause = cause, text
         break
     return failure
+
+
+def _rank(kind: str) -> int:
+    """The plainest points first: the arguments given, then ordinary ones."""
+    return _ORDINARY.index(kind) if kind in _ORDINARY else len(_ORDINARY)
 
 
 def _usual(evidence: Evidence, leaf: int) -> np.ndarray:
@@ -106,7 +111,7 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
                 others,
                 leaves[mine[leaf]].name,
                 1e-5 if bench.blackbox else 1e-7,
-            )  # fmt: skip
+            )
         )
     sizes = sorted({s for v in [*bench.values, *bench.outputs] for s in v.shape if s > 1 and s != len(bench.points)})
     yield from elementwise_causes(cases, sizes)
@@ -217,7 +222,7 @@ def _label_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterato
 def _seen_at(evidence: Evidence, a: int, b: int, where: list[tuple[int, int]]) -> str:
     bench = evidence.bench
     kinds = list(dict.fromkeys(bench.points.kinds[p] for p, e in where if a <= e < b))
-    ordinary = [k for k in kinds if k in _ORDINARY]
+    ordinary = sorted((k for k in kinds if k in _ORDINARY), key=_rank)
     shown = (ordinary or kinds)[:3]
     rows = int(evidence.off[:, a:b].any(axis=1).sum())
     return f"{', '.join(shown)} ({rows} of {int(bench.ok.sum())} points)"

@@ -145,7 +145,7 @@ class Engine:
                 index = np.minimum(np.arange(start, start + chunk), count - 1)
                 part = [[self._cast(s[index], dtype) for s in group] for group in stacks]
                 result = jax.tree.map(to_numpy, self._mapped(key, compute, part, dtype, chunk))
-                pieces.append(jax.tree.map(lambda v: v[: min(chunk, count - start)], result))
+                pieces.append(jax.tree.map(lambda v, n=count - start: v[:n], result))
         return jax.tree.map(lambda *v: np.concatenate(v), *pieces)
 
     def forget(self, key: Any) -> None:

@@ -402,8 +402,9 @@ def _choose(mask: np.ndarray, size: np.ndarray, bench: Bench) -> list[tuple[int,
             seen[kind] = seen.get(kind, 0) + 1
             part = np.where(mask[p, a:b], size[p, a:b], -1)
             mine.append((int(p), int(a + np.argmax(part))))
-        mine.sort(key=lambda pe: -size[pe])
-        chosen += mine[:limit] + [m for m in mine[limit:] if m[0] % 3 == 0][:limit]
+        plain = [m for m in mine if bench.points.kinds[m[0]] in ("as given", "ordinary values")][: max(1, limit // 3)]
+        rest = sorted((m for m in mine if m not in plain), key=lambda pe: -size[pe])
+        chosen += plain + rest[:limit]
     return chosen
 
 

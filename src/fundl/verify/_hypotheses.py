@@ -45,9 +45,9 @@ def factor_name(c: float, sizes: Sequence[int]) -> str:
             return f"1/{n}"
     for n in sizes:
         if abs(c * n - 1) < 1e-6:
-            return f"1/{n} (an axis has size {n}: a mean for a sum)"
+            return f"1/{n} (an axis has size {n} too)" if n == 2 else f"1/{n} (an axis has size {n}: a mean for a sum)"
         if abs(c / n - 1) < 1e-6:
-            return f"{n} (an axis has size {n}: a sum for a mean)" if n > 4 else f"{n}"
+            return f"{n} (an axis has size {n}: a sum for a mean)" if n > 4 else f"{n} (an axis has size {n} too)"
     product = int(np.prod(sizes)) if sizes else 0
     if product and abs(c * product - 1) < 1e-6:
         return f"1/{product} (the number of entries: a mean for a sum)"

@@ -103,12 +103,12 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
                 g,
                 t,
                 abs(g - t) / (_EPS * max(abs(t), 1e-300)),
-                int(len(where)),
+                len(where),
                 b - a,
                 "float32",
                 ", ".join(kinds[:3]),
                 "the rule itself in float64",
-            )  # fmt: skip
+            )
         )
     return failures
 

@@ -57,7 +57,7 @@ def check_structure(
 
 def args_values(engine: Engine, args: Sequence[Any]) -> list[np.ndarray]:
     """The values now held by the arrays passed in, in the order of the leaves."""
-    values = jax.tree.leaves([a for a in args])
+    values = jax.tree.leaves(tuple(args))
     arrays = [to_numpy(v) for v in values if isinstance(v, (np.ndarray, np.generic, jax.Array))
               and not jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended)]  # fmt: skip
     mine = [leaf.value for leaf in engine.arguments.leaves]
