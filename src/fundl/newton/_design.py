@@ -1,0 +1,116 @@
+"""The design matrix inside a fit: centred, scaled by powers of two, with a column of ones; and its null space."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fundl._precise import HIGHEST, matmul, rows_dot, safe_divide
+from fundl._types import Array
+
+
+class Design(NamedTuple):
+    """Z = [(X - m) / scale, 1], and what its Gram matrix says.
+
+    X w + b = Z theta for w = theta_w / scale and b = theta_b - m w. A column that does not vary is 0 in Z, so its
+    coefficient is 0. `null` projects onto the directions of theta_w that change no logit, and `shortest` removes
+    their part from w: of all w with the same logits it gives the one of least norm.
+    """
+
+    Z: Array  # (n, d + 1)
+    m: Array  # (d,)
+    scale: Array  # (d,)
+    gram: Array  # (d + 1, d + 1), Z^T S Z
+    null: Array  # (d, d)
+    shortest: Array  # (d, d)
+    rank: Array
+
+
+def shift_and_scale(X: Array, s: Array, intercept: bool) -> tuple[Array, Array]:
+    """m and scale: weighted means, and powers of two near the weighted root mean squares; constants to autodiff."""
+    X, s = jax.lax.stop_gradient((X, s))
+    keep = (s > 0)[:, None]
+    zero = jnp.zeros((), X.dtype)
+    total = jnp.sum(s)
+    low = jnp.min(jnp.where(keep, X, jnp.full_like(X, jnp.inf)), axis=0)
+    high = jnp.max(jnp.where(keep, X, jnp.full_like(X, -jnp.inf)), axis=0)
+    m = jnp.zeros_like(low)
+    if intercept:
+        share = (s / total)[:, None]
+        # Twice: the mean of what the first mean left is free of the rounding that a large offset brings.
+        m = jnp.sum(jnp.where(keep, share * X, zero), axis=0)
+        m = m + jnp.sum(jnp.where(keep, share * (X - m[None, :]), zero), axis=0)
+        m = jnp.clip(m, low, high)  # so that a constant column is exactly 0
+    largest = jnp.maximum(jnp.maximum(high - m, m - low), zero)
+    largest = power_of_two(largest)
+    U = jnp.where(keep, (X - m[None, :]) / largest[None, :], zero)
+    square = jnp.sum(s[:, None] / total * U * U, axis=0)
+    return m, largest * power_of_two(jnp.sqrt(square))
+
+
+def power_of_two(x: Array) -> Array:
+    """The power of two at or below x > 0; 1 for 0 and for what is not finite."""
+    usable = jnp.isfinite(x) & (x > 0)
+    _, e = jnp.frexp(jnp.where(usable, x, jnp.ones_like(x)))
+    return jnp.where(usable, jnp.ldexp(jnp.ones_like(x), e - 1), jnp.ones_like(x))
+
+
+def standardise(X: Array, s: Array, m: Array, scale: Array, intercept: bool) -> Array:
+    """Z (n, d + 1); rows of weight 0 are 0, whatever they hold. Without intercept the last column is 0."""
+    keep = s > 0
+    Z = jnp.where(keep[:, None], (X - m[None, :]) / scale[None, :], jnp.zeros((), X.dtype))
+    ones = (keep if intercept else jnp.zeros_like(keep)).astype(X.dtype)
+    return jnp.concatenate([Z, ones[:, None]], axis=1)
+
+
+def design(X: Array, s: Array, intercept: bool) -> Design:
+    """Standardise and find the null space of Z."""
+    m, scale = shift_and_scale(X, s, intercept)
+    Z = standardise(X, s, m, scale, intercept)
+    gram = rows_dot(Z, s[:, None] * Z)
+    null, shortest, rank = null_space(gram[:-1, :-1], scale, X.shape[0])
+    return Design(Z, m, scale, gram, null, shortest, rank)
+
+
+def null_space(C: Array, scale: Array, n: int) -> tuple[Array, Array, Array]:
+    """Projections onto the null space of C, and off it in the units of w; and the rank.
+
+    Singular values below sqrt(eps max(n, d)) of the largest count as 0, which is where C itself is rounded.
+    """
+    d = C.shape[0]
+    eps = jnp.finfo(C.dtype).eps
+    tolerance = 4 * eps * max(d, 8)
+    diagonal = jnp.diagonal(C)
+    root = jnp.sqrt(jnp.where(diagonal > 0, diagonal, jnp.ones_like(diagonal)))
+    R = C / root[:, None] / root[None, :]
+    pivots = jnp.diagonal(jnp.linalg.cholesky(R))
+    # The smallest pivot bounds the smallest eigenvalue from above only; with a margin it sorts out the common case.
+    full = jnp.all(pivots * pivots > 1e4 * tolerance)
+    eye = jnp.zeros_like(C) + jnp.eye(d, dtype=C.dtype)
+
+    def regular(_: Array) -> tuple[Array, Array, Array]:
+        return jnp.zeros_like(C), eye, jnp.zeros_like(pivots) + 1 > 0
+
+    def deficient(R: Array) -> tuple[Array, Array, Array]:
+        eigenvalues, V = jnp.linalg.eigh(R)
+        kept = eigenvalues > tolerance * eigenvalues[-1]
+        N = jnp.where(kept[None, :], jnp.zeros_like(V), V) / root[:, None]
+        inside = _projector(N)
+        return inside, eye - _projector(N / scale[:, None]), kept
+
+    null, shortest, kept = jax.lax.cond(full, regular, deficient, R)
+    return null, shortest, jnp.sum(kept).astype(jnp.int32)
+
+
+def _projector(N: Array) -> Array:
+    """The orthogonal projection onto the columns of N that are not 0."""
+    size = jnp.sqrt(jnp.sum(N * N, axis=0))
+    N = safe_divide(N, jnp.broadcast_to(size[None, :], N.shape))
+    U, singular, _ = jnp.linalg.svd(N, full_matrices=False)
+    U = jnp.where((singular > 1e-3 * jnp.finfo(N.dtype).eps ** 0.25)[None, :], U, jnp.zeros_like(U))
+    return matmul(U, U.T)
+
+
+def quadratic(A: Array, v: Array) -> Array:
+    """sum over the columns of v^T A v."""
+    return jnp.vdot(v, jnp.matmul(A, v, precision=HIGHEST), precision=HIGHEST)

@@ -1,0 +1,205 @@
+"""Softmax regression: the model, its loss with the hand-written gradient, and the fit with its proof."""
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl import _check, activations, layers, losses, newton
+from fundl._result import Fit
+from fundl._types import Array, ArrayLike
+
+__all__ = ["fit", "gradient", "loss", "predict", "predict_proba"]
+
+Params = TypeVar("Params")
+
+
+def predict_proba(params: Any, X: ArrayLike) -> Array:
+    """Probabilities of the k classes: y_hat_i = softmax(x_i w + b).
+
+    Shapes: X (n, d); params with w (d, k) and b (k,), as `Linear`; y_hat (n, k), each row summing to 1.
+    Derivative: that of `activations.softmax` and `layers.linear`.
+    Errors: ValueError naming the shapes that do not fit.
+
+    >>> from fundl._types import Linear
+    >>> print(predict_proba(Linear(w=jnp.array([[1.0, 1.0]]), b=jnp.array([0.0, 0.0])), [[2.0]]))
+    [[0.5 0.5]]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.104).
+    """
+    return activations.softmax(_logits(params, X))
+
+
+def predict(params: Any, X: ArrayLike) -> Array:
+    """The most probable class of each row, the first of them where several tie; int32 (n,).
+
+    Shapes and errors: as `predict_proba`. The derivative is 0.
+
+    >>> from fundl._types import Linear
+    >>> print(predict(Linear(w=jnp.array([[1.0, -1.0]]), b=jnp.array([0.0, 0.0])), [[2.0], [-2.0]]))
+    [0 1]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, 4.1.2.
+    """
+    return jnp.argmax(_logits(params, X), axis=1).astype(jnp.int32)
+
+
+def loss(
+    params: Any, X: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Array:
+    """Cross-entropy of the model: J = -(1/n) sum_i sum_k y_ik log y_hat_ik.
+
+    Computed from the logits, so that no confident prediction loses digits; no penalty is included.
+
+    Shapes: X (n, d); y (n,) integer classes 0..k-1, or (n, k) one-hot or soft; weights (n,). A row of weight 0 counts
+    nowhere, even if it holds NaN. The lecture's J is the sum: `reduction="sum"`.
+    Derivative: `gradient`.
+    Errors: ValueError for shapes that do not fit, for labels out of range (NaN where traced), for bad weights;
+    TypeError for labels (n,) that are not integers.
+
+    >>> from fundl._types import Linear
+    >>> print(loss(Linear(w=jnp.zeros((1, 2)), b=jnp.zeros(2)), [[1.0], [2.0]], [0, 1]))
+    0.6931472
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.108), there as a sum.
+    """
+    X = _without_left_out(X, weights)
+    return losses.cross_entropy_with_logits(_logits(params, X), y, weights=weights, reduction=reduction)
+
+
+def gradient(
+    params: Params, X: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
+) -> Params:
+    """Gradient of `loss` by hand: dw = (1/n) X^T (y_hat - y), db = (1/n) sum_i (y_hat_i - y_i), y one-hot.
+
+    Returns the container it was given, with `w` and `b` replaced. y_hat - y is formed without cancellation.
+
+    Shapes: as `loss`; each gradient has the shape and dtype of its parameter.
+    Errors: as `loss`; ValueError for `reduction="none"`, whose losses per example have no single gradient.
+
+    >>> from fundl._types import Linear
+    >>> print(*gradient(Linear(w=jnp.zeros((1, 2)), b=jnp.zeros(2)), [[1.0], [3.0]], [0, 1]))
+    [[ 0.5 -0.5]] [0. 0.]
+
+    Source: Bishop, Pattern Recognition and Machine Learning, (4.109).
+    """
+    _check.choice("reduction", reduction, ("mean", "sum"))
+    X = _without_left_out(X, weights)
+    z = _logits(params, X)
+    # J = losses.cross_entropy_with_logits(z, y)
+    dz = losses.cross_entropy_with_logits_backward(jnp.ones((), z.dtype), z, y, weights=weights, reduction=reduction)
+    # z = X w + b
+    _, dw, db = layers.linear_backward(dz[0] if isinstance(dz, tuple) else dz, X, params.w, params.b)  # type: ignore[attr-defined]
+    return type(params)(w=dw, b=db)
+
+
+def fit(
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    num_classes: int | None = None,
+    l2: ArrayLike = 0.0,
+    l1: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    intercept: bool = True,
+    method: str = "auto",
+    tol: ArrayLike = 0.0,
+    max_steps: int = 200,
+) -> Fit:
+    """The w and b that minimise f = sum_i weights_i L_i + (l2 / 2) norm2(w)^2 + l1 norm1(w).
+
+    L_i is the cross-entropy of row i; the sum is not divided by n, and b is not penalised. The columns are centred and
+    scaled inside, which changes nothing but the rounding; the penalties refer to w as returned.
+
+    The same number added to all entries of b changes no probability, and without a penalty so does the same vector
+    added to all columns of w: the b (and w) whose sum over the classes is zero is returned, the one of least norm.
+
+    Where the classes can be separated (or one of them never occurs) and no penalty prevents it, there is no minimum:
+    the status is `separable`, and `certificate.direction` (shaped like params) is a direction along which no row's loss
+    grows and some row's falls. Dependent columns without a penalty: the w of least norm, status `rank_deficient`.
+
+    `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
+    squared Newton decrement and R the largest range of x_i V over unit V in the norm of H (self-concordance; it holds
+    without any penalty), rounding errors of g included; it is inf where R lambda >= 0.9, where H is singular to
+    rounding, and where the data are separable. `certificate.standard_errors` are those of the sum-to-zero w and b, without
+    penalty only.
+
+    Shapes: X (n, d); y (n,) integer classes 0..k-1, k = num_classes or else the largest label + 1, or (n, k) one-hot or
+    soft; weights (n,); l2, l1, tol scalars. params is `Linear` with w (d, k), b (k,); b is 0 with `intercept=False`.
+    tol: stop when f - minimum <= tol f; with 0 the steps go on until rounding makes them useless.
+    Errors: TypeError and ValueError for wrong shapes, empty arrays, text, complex values, labels out of range, negative
+    or all-zero weights, and for NaN or infinite values in rows whose weight is not 0; inside a trace these give NaN and
+    status `non_finite`. ValueError for traced labels (n,) without num_classes.
+
+    >>> found = fit([[0.0], [1.0], [2.0], [3.0], [4.0]], [0, 1, 0, 2, 1], l2=1.0)
+    >>> print(found.params.w.round(3), found.status)
+    [[-0.496  0.17   0.326]] converged
+
+    Source: Bishop, Pattern Recognition and Machine Learning, 4.3.4; the bound: Bach, Self-concordant analysis for
+    logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.
+    """
+    X, Y, weights = inputs(X, y, weights, num_classes)
+    return newton.fit(
+        X, Y, link="softmax", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
+        max_steps=max_steps,
+    )  # fmt: skip
+
+
+def inputs(
+    X: ArrayLike, y: ArrayLike, weights: ArrayLike | None, num_classes: int | None
+) -> tuple[Array, Array, Array | None]:
+    """X (n, d), one-hot or soft Y (n, k) and weights (n,) in one floating dtype, or a refusal."""
+    given = _check.array("X", X), _check.array("y", y)
+    _check.rank("X", given[0], 2, shape="(n, d), one row for each example; X.reshape(-1, 1) for one column")
+    _check.rank("y", given[1], 1, 2, shape="(n,) integer classes, or (n, k) one-hot or soft labels")
+    _check.examples(X=given[0], y=given[1])
+    if given[1].ndim == 1:
+        (X,) = _check.floats(X=given[0])
+        w = _check.per_example_weights(weights, X.shape[:1], X.dtype)
+        Y = _one_hot(given[1], w, num_classes, X)
+    else:
+        X, Y = _check.floats(X=given[0], y=given[1])
+        w = _check.per_example_weights(weights, X.shape[:1], X.dtype)
+        _check.finite("y", Y, w)
+        kept = Y if w is None else jnp.where((w == 0)[:, None], jnp.zeros_like(Y), Y)
+        _check.unit_interval("y", kept, "labels 0, 1 or between")
+        if num_classes is not None and num_classes != Y.shape[1]:
+            raise ValueError(f"y has {Y.shape[1]} columns, shape {Y.shape}, but num_classes is {num_classes}.")
+    if Y.shape[1] < 2:
+        raise ValueError(f"Softmax regression needs two classes or more; got {Y.shape[1]}. Set num_classes=.")
+    _check.finite("X", X, w)
+    return X, Y, w
+
+
+def _one_hot(y: Array, w: Array | None, num_classes: int | None, X: Array) -> Array:
+    """(n, k) from integer classes; NaN for a traced label out of range."""
+    if num_classes is None:
+        if not _check.concrete(y):
+            raise ValueError("y is traced, so the number of classes cannot be seen: pass num_classes=.")
+        if not jnp.issubdtype(y.dtype, jnp.integer):
+            _check.labels("y", y, 2)  # refuses with the fix
+        kept = y if w is None or not _check.concrete(w) else jnp.where(w == 0, jnp.zeros_like(y), y)
+        with jax.ensure_compile_time_eval():
+            num_classes = max(int(np.asarray(jnp.max(kept))) + 1, 2)
+    y = _check.labels("y", y, num_classes, w)
+    classes = jax.lax.broadcasted_iota(y.dtype, (y.shape[0], num_classes), 1)
+    in_range = ((y >= 0) & (y < num_classes))[:, None]
+    return jnp.where(in_range, (classes == y[:, None]).astype(X.dtype), jnp.full((1, 1), jnp.nan, X.dtype))
+
+
+def _logits(params: Any, X: ArrayLike) -> Array:
+    w = _check.array("params.w", params.w)
+    _check.rank("params.w", w, 2, shape="(d, k)")
+    X = _check.array("X", X)
+    _check.rank("X", X, 2, shape="(n, d), one row for each example; x[None, :] for one")
+    return layers.linear(X, w, params.b)
+
+
+def _without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
+    """X with the rows of weight 0 set to 0, since 0 times a NaN in them would be NaN."""
+    X = _check.array("X", X)
+    if weights is None or X.ndim != 2:
+        return X
+    left_out = _check.per_example_weights(weights, X.shape[:1], jnp.float32) == 0
+    return jnp.where(left_out[:, None], jnp.zeros_like(X), X)
