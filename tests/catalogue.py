@@ -266,9 +266,7 @@ ELEMENTWISE = (
     elementwise("silu", (0, 0.5), (INF, 1), (0, 0)),
     elementwise("gelu", (0, 0.5), (INF, 1), (0, 0)),
     # exp(-x^2 / 2) is flushed where x exp(-x^2 / 2) is still a normal number, and erfc with it.
-    elementwise(
-        "gelu", (0, 0.5), (INF, 1), (0, 0), variant="exact", options={"approximate": False}, smallest=64.0
-    ),
+    elementwise("gelu", (0, 0.5), (INF, 1), (0, 0), variant="exact", options={"approximate": False}, smallest=64.0),
 )
 
 OVER_AXIS = (
