@@ -123,7 +123,8 @@ def loss(
     0.6931472
     """
     network, flat = _network(params, loss)
-    return network.loss.forward(backprop.forward(network, flat, X)[-1], y, weights=weights, reduction=reduction)
+    values = backprop.forward(network, flat, backprop.without_left_out(X, weights))
+    return network.loss.forward(values[-1], y, weights=weights, reduction=reduction)
 
 
 def value_and_gradient(

@@ -1,0 +1,221 @@
+"""The chain rule by hand: against jax.value_and_grad, against a chain written out in NumPy, and its ledger."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import _from_output, activations, backprop, layers, losses, mlp
+
+ACTIVATIONS = sorted(mlp._GAIN)
+
+
+def _params(seed: int, *sizes: int, dtype: str = "float64") -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    params = {}
+    for i, (d, k) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), 1):
+        params[f"W{i}"] = jnp.asarray(rng.normal(size=(d, k)) / np.sqrt(d), dtype)
+        params[f"b{i}"] = jnp.asarray(0.1 * rng.normal(size=k), dtype)
+    return params
+
+
+def _chain(depth: int, activation: str, loss: str, residual: str = "output") -> backprop.Chain:
+    steps: list[object] = []
+    for i in range(1, depth + 1):
+        steps += [backprop.linear(f"W{i}", f"b{i}"), activation]
+    return backprop.chain(*steps[:-1], loss=loss, residual=residual)
+
+
+def _data(n: int, d: int, k: int, loss: str, dtype: str = "float64") -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(7)
+    X = jnp.asarray(rng.normal(size=(n, d)), dtype)
+    if loss == "cross_entropy_with_logits":
+        return X, jnp.asarray(rng.integers(0, k, n))
+    y = rng.random((n, k)) if "binary" in loss else rng.normal(size=(n, k))
+    return X, jnp.asarray(y, dtype)
+
+
+def _by_autodiff(net: backprop.Chain):
+    def J(params, X, y):
+        return net.loss.forward(backprop.forward(net, params, X)[-1], y)
+
+    return jax.value_and_grad(J)
+
+
+def _assert_close(got, want, units: float) -> None:
+    """Each gradient within `units` of rounding at its own scale."""
+    for (path, a), (_, b) in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree_util.tree_leaves_with_path(want), strict=True
+    ):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        error = float(jnp.max(jnp.abs(a - b)) / (jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(b))))
+        assert error <= units, f"{jax.tree_util.keystr(path)}: {error:.1f} units of rounding"
+
+
+@pytest.mark.parametrize("residual", ["output", "input"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradient_by_hand_is_that_of_autodiff(activation: str, residual: str):
+    net = _chain(3, activation, "cross_entropy_with_logits", residual)
+    params, (X, y) = _params(0, 5, 7, 6, 3), _data(11, 5, 3, "cross_entropy_with_logits")
+    got, want = backprop.value_and_grad(net)(params, X, y), _by_autodiff(net)(params, X, y)
+    assert got[0] == want[0]
+    _assert_close(got[1], want[1], 8)
+
+
+@pytest.mark.parametrize(
+    "loss", ["mse", "l1", "huber", "binary_cross_entropy_with_logits", "cross_entropy_with_logits"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("depth", [1, 2, 6])
+def test_any_depth_any_loss_under_jit(depth: int, dtype: str, loss: str):
+    net = _chain(depth, "tanh", loss)
+    params = _params(1, 4, *[5] * (depth - 1), 3, dtype=dtype)
+    X, y = _data(9, 4, 3, loss, dtype)
+    got, want = jax.jit(backprop.value_and_grad(net))(params, X, y), jax.jit(_by_autodiff(net))(params, X, y)
+    # Both sum in orders of their own, so the difference grows with the number of layers, not with the arrays.
+    _assert_close(got[1], want[1], 8 * depth)
+
+
+def test_gradient_against_the_chain_rule_written_out_in_numpy():
+    params, (X, y) = _params(2, 4, 5, 3), _data(6, 4, 3, "mse")
+    P = {name: np.asarray(v) for name, v in params.items()}
+    z1 = X @ P["W1"] + P["b1"][None]
+    a1 = np.tanh(z1)
+    dz2 = 2 * (a1 @ P["W2"] + P["b2"][None] - y) / len(X)
+    dz1 = (dz2 @ P["W2"].T) * (1 - a1**2)
+    want = {"W1": X.T @ dz1, "b1": dz1.sum(0), "W2": a1.T @ dz2, "b2": dz2.sum(0)}
+    _, got = backprop.value_and_grad(_chain(2, "tanh", "mse"))(params, X, y)
+    for name, g in want.items():
+        np.testing.assert_allclose(got[name], g, rtol=1e-13, atol=1e-15)
+
+
+def test_shared_weights_sum_and_unused_ones_get_zeros():
+    steps = [backprop.linear("W", "b"), "tanh", backprop.linear("W", "b"), "tanh", backprop.linear("V", "c")]
+    net = backprop.chain(*steps, loss="mse")
+    rng = np.random.default_rng(3)
+    shapes = {"W": (4, 4), "b": (4,), "V": (4, 2), "c": (2,), "unused": (3,)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    X, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.asarray(rng.normal(size=(5, 2)))
+    got, want = backprop.value_and_grad(net)(params, X, y)[1], _by_autodiff(net)(params, X, y)[1]
+    _assert_close({k: v for k, v in got.items() if k != "unused"}, {k: v for k, v in want.items() if k != "unused"}, 16)
+    assert not got["unused"].any()
+
+
+def test_parameters_in_a_list_or_a_tuple_come_back_as_such():
+    net = backprop.chain(backprop.linear(0, 1), loss="mse")
+    X, y = jnp.ones((2, 3)), jnp.ones((2, 1))
+    for container in (list, tuple):
+        _, g = backprop.value_and_grad(net)(container([jnp.ones((3, 1)), jnp.zeros(1)]), X, y)
+        assert type(g) is container
+
+
+def test_options_reach_the_loss_and_a_vector_of_losses_is_refused():
+    net = _chain(1, "identity", "mse")
+    params, (X, y) = _params(4, 3, 2), _data(4, 3, 2, "mse")
+    weights = jnp.array([1.0, 0.0, 2.0, 1.0])
+    copies = jnp.array([0, 2, 2, 3])
+    a = backprop.value_and_grad(net)(params, X.at[1].set(jnp.nan), y, weights=weights)
+    b = backprop.value_and_grad(net)(params, X[copies], y[copies])
+    _assert_close(a, b, 8)
+    with pytest.raises(ValueError, match='reduction="none"'):
+        backprop.value_and_grad(net)(params, X, y, reduction="none")
+
+
+def test_what_has_no_backward_is_refused_with_the_fix():
+    with pytest.raises(ValueError, match=r"'sine' is not an activation.*Step\(f, f_backward"):
+        backprop.chain("sine", loss="mse")
+    with pytest.raises(ValueError, match="is not an activation"):
+        backprop.chain(lambda v: v, loss="mse")
+    with pytest.raises(ValueError, match="residual must be one of"):
+        backprop.step("tanh", residual="both")
+    with pytest.raises(KeyError, match="W9"):
+        backprop.value_and_grad(backprop.chain(backprop.linear("W9", "b"), loss="mse"))(
+            {}, jnp.ones((1, 1)), jnp.ones(1)
+        )
+
+
+def test_ledger_of_a_right_chain_is_right_under_jit_in_both_precisions():
+    for dtype in ("float32", "float64"):
+        net = _chain(4, "gelu", "cross_entropy_with_logits")
+        params, (X, y) = _params(5, 6, 8, 8, 8, 4, dtype=dtype), _data(20, 6, 4, "cross_entropy_with_logits", dtype)
+        book = jax.jit(backprop.ledger, static_argnums=0)(net, params, X, y)
+        assert book.ok, str(book)
+        assert "every gradient by hand agrees" in str(book)
+        assert len(book.rows) == 1 + 7 + 8  # the loss, seven steps, and W and b of four of them
+    for row, (path, _) in zip(book.rows[2:4], (("W4", 0), ("b4", 0)), strict=True):
+        assert row.name == path
+
+
+MUTATIONS = {
+    "twice": lambda g: 2 * g,
+    "one percent": lambda g: 1.01 * g,
+    "sign": lambda g: -g,
+    "zero": jnp.zeros_like,
+    "last entry zeroed": lambda g: g.ravel().at[-1].set(0).reshape(g.shape),
+    "rows rolled": lambda g: jnp.roll(g, 1, axis=0),
+    "nan": lambda g: g.ravel().at[0].set(jnp.nan).reshape(g.shape),
+    "1e-4": lambda g: g * (1 + 1e-4),
+}
+
+
+@pytest.mark.parametrize("where", range(6))
+@pytest.mark.parametrize("mutation", sorted(MUTATIONS))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_first_wrong_row_names_the_mutated_operation(where: int, mutation: str, dtype: str):
+    mutate = MUTATIONS[mutation]
+    net = _chain(3, "tanh", "mse")
+    params, (X, y) = _params(6, 4, 5, 5, 3, dtype=dtype), _data(8, 4, 3, "mse", dtype)
+    operations = [*net.steps, net.loss]
+    right = operations[where].backward
+
+    def broken(*args):
+        gradients = right(*args)
+        return (mutate(gradients[0]), *gradients[1:]) if isinstance(gradients, tuple) else mutate(gradients)
+
+    wrong = dataclasses.replace(operations[where], backward=broken, name=f"mutant {where}", from_output=None)
+    operations[where] = wrong
+    book = backprop.ledger(backprop.Chain(tuple(operations[:-1]), operations[-1]), params, X, y)
+    assert book.first_wrong is not None, str(book)
+    assert book.first_wrong.operation == f"mutant {where}", str(book)
+    assert f"the backward of mutant {where} is wrong" in str(book)
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_wrong_gradient_of_a_parameter_is_found_where_it_is(which: int):
+    net = _chain(2, "tanh", "mse")
+    params, (X, y) = _params(6, 4, 5, 3), _data(8, 4, 3, "mse")
+
+    def broken(*args):
+        gradients = list(layers.linear_backward(*args))
+        gradients[which] = gradients[which] * 1.001
+        return tuple(gradients)
+
+    steps = (dataclasses.replace(net.steps[0], backward=broken), *net.steps[1:])
+    book = backprop.ledger(backprop.Chain(steps, net.loss), params, X, y)
+    assert book.first_wrong is not None
+    assert book.first_wrong.name == ("W1", "b1")[which - 1]
+
+
+@pytest.mark.parametrize("name", sorted(_from_output.BACKWARD))
+def test_derivative_from_the_output_is_that_from_the_input(name: str):
+    """Absolute error of a unit of rounding everywhere; relative too where the derivative is a stable function of a."""
+    x = jnp.asarray(np.concatenate([np.linspace(-30, 30, 601), [-700.0, 700.0, 0.0]]))
+    dy = jnp.ones_like(x)
+    want = getattr(activations, f"{name}_backward")(dy, x)
+    got = _from_output.BACKWARD[name](dy, getattr(activations, name)(x))
+    eps = np.finfo(np.float64).eps
+    np.testing.assert_allclose(got, want, rtol=0, atol=4 * eps)
+    if name in ("relu", "leaky_relu", "softplus", "log_sigmoid"):
+        np.testing.assert_allclose(got, want, rtol=8 * eps, atol=0)
+
+
+def test_forward_records_every_value():
+    net = _chain(2, "relu", "mse")
+    params, (X, _) = _params(8, 3, 4, 2), _data(5, 3, 2, "mse")
+    values = backprop.forward(net, params, X)
+    assert [v.shape for v in values] == [(5, 3), (5, 4), (5, 4), (5, 2)]
+    np.testing.assert_array_equal(values[2], np.maximum(values[1], 0))
+    assert losses.mse(values[-1], values[-1]) == 0
