@@ -8,6 +8,7 @@ __all__ = ["LEVELS", "extrapolate", "steps"]
 
 LEVELS = 22
 _COLUMNS = 5
+_SCATTER = 6
 
 
 def steps(x: np.ndarray, levels: int = LEVELS) -> np.ndarray:
@@ -19,19 +20,31 @@ def steps(x: np.ndarray, levels: int = LEVELS) -> np.ndarray:
     return scale[..., None] * 2.0 ** -np.arange(1, levels + 1)
 
 
-def extrapolate(slopes: np.ndarray, noise: np.ndarray, order: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """The limit of slopes for steps that halve, and its error: (..., L) -> two (...).
+def extrapolate(slopes: np.ndarray, noise: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The limit of central differences for steps h that halve, and its error: (..., L) each -> two (...).
 
-    Romberg's table: T[j, m] = T[j, m-1] + (T[j, m-1] - T[j-1, m-1]) / (2^(order m) - 1) for central differences
-    (order 2; one-sided differences have order 1). The entry with the smallest estimate of error is taken: how far it
-    is from both its neighbours, and the rounding error of the values of f in it.
+    Romberg's table: T[j, m] = T[j, m-1] + (T[j, m-1] - T[j-1, m-1]) / (4^m - 1). The entry with the smallest
+    estimate of error is taken: how far it is from both its neighbours, and the rounding error of f in it. A function
+    may round much more than its value tells, where large terms cancel inside it; so the scatter of the slopes for
+    the smallest steps is measured, and what it shows of rounding is used instead where it is larger.
     """
+    value, _ = _romberg(slopes, noise)
     with np.errstate(all="ignore"):
-        table, error = slopes, np.full(slopes.shape, np.inf)
+        scatter = np.abs(slopes - value[..., None])[..., -_SCATTER:] * h[..., -_SCATTER:]
+        scatter = np.where(np.isfinite(scatter), scatter, 0.0).max(axis=-1)
+        value, error = _romberg(slopes, np.maximum(noise, 2 * scatter[..., None] / h))
+        # Far too large steps can agree on something that is not the derivative; the smallest then agree on another.
+        last = slopes[..., -_SCATTER:]
+        apart = np.abs(np.median(last, axis=-1) - value) - 3 * np.ptp(last, axis=-1)
+        return value, np.where(apart > 0, np.maximum(error, apart), error)
+
+
+def _romberg(slopes: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    with np.errstate(all="ignore"):
+        table = slopes
         best, best_error = np.full(slopes.shape[:-1], np.nan), np.full(slopes.shape[:-1], np.inf)
         for m in range(1, _COLUMNS):
-            factor = 2.0 ** (order * m) - 1
-            nxt = table[..., 1:] + (table[..., 1:] - table[..., :-1]) / factor
+            nxt = table[..., 1:] + (table[..., 1:] - table[..., :-1]) / (4.0**m - 1)
             noise = noise[..., 1:]
             error = np.abs(nxt - table[..., 1:])
             # Two successive entries must agree too: one small difference may be chance.

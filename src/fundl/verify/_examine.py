@@ -165,7 +165,7 @@ class Examiner:
         except Exception as error:
             report.failures.append(_raised(error, "float64 inputs"))
             return
-        wrong = self.judge(bench, given, report)
+        wrong = self.judge(bench, given, compute, report)
         report.failures += self._explain(bench, given, wrong)
         report.judges = "differences of f" if bench.blackbox else "jax.vjp of f"
         if not wrong.where and not bench.blackbox:
@@ -201,7 +201,7 @@ class Examiner:
                 failure.likely_cause = "a size is frozen into the rule: it works only for the shapes given"
                 report.failures.append(failure)
                 return
-            wrong = self.judge(bench, given, Report(""))
+            wrong = self.judge(bench, given, compute, Report(""))
             for failure in self._explain(bench, given, wrong):
                 failure.cause, failure.seen_at = "batch", f"{text}, {failure.seen_at}"
                 failure.likely_cause = (
@@ -212,7 +212,7 @@ class Examiner:
             if report.failures:
                 return
 
-    def judge(self, bench: Bench, given: np.ndarray, report: Report) -> Wrong:
+    def judge(self, bench: Bench, given: np.ndarray, compute: Callable[..., Any], report: Report) -> Wrong:
         """The entries that are wrong, after arbitration; conventions and a wrong reference go to the report."""
         truth = bench.gradients
         wrong = Wrong()
@@ -232,10 +232,11 @@ class Examiner:
             size = np.abs(given - truth) / bench.tolerance(truth)
         chosen = _choose(suspect, np.where(np.isfinite(size), size, 1.0), bench)
         verdicts = bench.verdicts(chosen)
+        own = bench.rounding(compute, chosen)
         kinks: list[tuple[int, int, Verdict]] = []
-        for (p, e), v in zip(chosen, verdicts, strict=True):
+        for (p, e), v, noise in zip(chosen, verdicts, own, strict=True):
             g, t = float(given[p, e]), float(truth[p, e])
-            slack = 4 * v.error + float(bench.tolerance(truth)[p, e] if finite_truth[p, e] else 0.0)
+            slack = 4 * v.error + 4 * float(noise) + float(bench.tolerance(truth)[p, e] if finite_truth[p, e] else 0.0)
             if v.kind == "smooth" and abs(g - v.value) > slack + 1e-9 * abs(v.value):
                 wrong.where.append((p, e))
                 wrong.truth.append(t if abs(t - v.value) <= slack else v.value)
@@ -246,8 +247,8 @@ class Examiner:
                                                          for r in report.reference):  # fmt: skip
                     report.reference.append(text)
             elif v.kind == "kink":
-                margin = 1e-3 * (v.high - v.low)
-                if not v.low - margin <= g <= v.high + margin or self._contradicts(g, v):
+                reach = v.slack + slack
+                if not v.low - reach <= g <= v.high + reach or self._contradicts(g, v):
                     wrong.where.append((p, e))
                     wrong.truth.append(min(max(g, v.low), v.high))
                     wrong.kind.append("kink")
@@ -261,7 +262,7 @@ class Examiner:
     def _reference_text(self, bench: Bench, p: int, e: int, g: float, t: float, v: Verdict) -> str:
         leaf, index = bench.where(e)
         name = self.arguments.leaves[self.arguments.differentiable[leaf]].name
-        at = bench.entries()[p, e]
+        at = bench.entries()[p, e] + 0.0
         return (
             f"jax.grad of f is wrong in {name} at {at:.6g} ({bench.points.kinds[p]}, index {list(index)}): "
             f"it gives {t:.9g}, differences {v.value:.9g}, the rule {g:.9g}"
@@ -310,8 +311,9 @@ class Examiner:
                 word = "zero"
             out.setdefault(
                 f"{name}{word}",
-                f"{name} at {bench.entries()[p, e]:.4g} ({bench.points.kinds[p]}): the rule takes {word}, {g:.4g}; "
-                f"jax.grad {bench.gradients[p, e]:.4g}; any value in [{v.low:.4g}, {v.high:.4g}] is right",
+                f"{name} at {bench.entries()[p, e] + 0.0:.4g} ({bench.points.kinds[p]}): the rule takes {word}, "
+                f"{g + 0.0:.4g}; jax.grad {bench.gradients[p, e] + 0.0:.4g}; "
+                f"any value in [{v.low + 0.0:.4g}, {v.high + 0.0:.4g}] is right",
             )
         return list(out.values())[:6]
 

@@ -16,6 +16,7 @@ __all__ = ["Bench", "Verdict", "flat"]
 
 Arrays = list[np.ndarray]
 _NEARBY = 48
+_SHAKEN = 6
 
 
 def flat(parts: Arrays) -> np.ndarray:
@@ -34,6 +35,7 @@ class Verdict:
     high: float = np.nan
     left: float = np.nan
     right: float = np.nan
+    slack: float = 0.0
     samples: Any = None
 
 
@@ -84,6 +86,12 @@ class Bench:
         """The largest floating input of each point, (P,)."""
         return np.abs(flat([s for s in self.points.stacks if s.dtype.kind == "f"])).max(axis=1, initial=0.0)
 
+    def value(self) -> np.ndarray:
+        """The largest term of <dy, f> at each point, (P, 1): what can cancel in a gradient is about as large."""
+        with np.errstate(all="ignore"):
+            terms = [np.abs(dy * v).reshape(len(dy), -1) for dy, v in zip(self.dys, self.outputs, strict=True)]
+        return np.concatenate([np.where(np.isfinite(t), t, 0) for t in terms], axis=1).max(axis=1, keepdims=True)
+
     def where(self, entry: int) -> tuple[int, tuple[int, ...]]:
         """The number of the differentiable leaf that holds an entry, and the index within it."""
         leaf = int(np.searchsorted(self.offsets, entry, side="right") - 1)
@@ -107,14 +115,15 @@ class Bench:
         """What rounding can explain, per entry; no term grows with the number of entries.
 
         The second term allows cancellation inside the gradient of terms as large as its largest entry, for inputs
-        whose rounding is relative to the largest of them.
+        whose rounding is relative to the largest of them; the last, cancellation of terms as large as dy f itself.
         """
         scale = np.maximum(1.0, self.magnitude())[:, None]
+        value = self.value()
         top = self.leaf_max(gradients)
         overall = top.max(axis=1, keepdims=True, initial=0.0)
         with np.errstate(all="ignore"):
             own = np.where(np.isfinite(gradients), np.abs(gradients), 0)
-            return eps * (5e4 * own + 5e3 * top * scale + 4 * overall * scale) + 8 * self.errors
+            return eps * (5e4 * own + 5e3 * top * scale + 4 * (overall + value) * scale) + 8 * self.errors
 
     def _by_differences(self, points: Points, dys: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """The gradient entry by entry from values of f alone; entries there is no room for are left undecided."""
@@ -132,13 +141,14 @@ class Bench:
         """Differences of <dy, f> along the entries `where` (P, E) of each point, and their errors."""
         x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
         chunk = int(np.clip(2_000_000 // (where.shape[1] * LEVELS * self.size), 1, 64))
-        groups = [stacks, dys, [where], [steps(x)]]
+        h = steps(x)
+        groups = [stacks, dys, [where], [h]]
         right, left, noise = self.engine.run(
             f"fd{where.shape[1]}",
             lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
             groups, np.float64, chunk,
         )  # fmt: skip
-        return extrapolate((right + left) / 2, noise)
+        return extrapolate((right + left) / 2, noise, h)
 
     def pick(self, stacks: Arrays, p: np.ndarray) -> Arrays:
         """The points numbered p."""
@@ -164,22 +174,40 @@ class Bench:
             out.append(_verdict(near[i], moves[i], float(value[i]), float(error[i]), top))
         return out
 
+    def rounding(self, compute: Callable[..., Any], where: list[tuple[int, int]]) -> np.ndarray:
+        """How far the rule's own value at each (point, entry) scatters when its inputs are rounded differently."""
+        if not where:
+            return np.zeros(0)
+        rng = np.random.default_rng(self.seed + 4)
+        p = np.repeat([w[0] for w in where], _SHAKEN)
+        stacks, dys = (
+            [x * (1 + 2.0**-51 * rng.choice([-1.0, 0.0, 1.0], x.shape)) if x.dtype.kind == "f" else x for x in group]
+            for group in (self.pick(self.points.stacks, p), self.pick(self.dys, p))
+        )
+        out = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))
+        mine = out[np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)].reshape(len(where), _SHAKEN)
+        with np.errstate(all="ignore"):
+            scatter = np.nanmax(mine, axis=1) - np.nanmin(mine, axis=1)
+        return np.where(np.isfinite(scatter), scatter, 0.0)
+
     def nearby(self, p: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The gradient of entry e at random points very near to p, and how far the entry was moved: two (W, S)."""
         near, moves = self.nearby_all(p)
         if near is None:
             stacks, dys, moves = self._moved(p)
-            width = 2.0**-30 if not self.blackbox else 2.0**-14
             where = np.repeat(e, _NEARBY)[:, None]
-            x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
-            h = np.maximum(np.abs(x), 2.0**-6) * width / 64
+            # Well inside the moves, which are relative to the entry (for zeros: to the largest of its leaf).
+            h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
             groups = [stacks, dys, [where], [h[..., None]]]
-            right, left, _ = self.engine.run(
+            right, left, noise = self.engine.run(
                 "near",
                 lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
                 groups, np.float64, int(np.clip(1_000_000 // self.size, 1, 64)),
             )  # fmt: skip
             near = ((right + left) / 2)[:, 0, 0].reshape(len(p), _NEARBY)
+            with np.errstate(all="ignore"):
+                # Slopes lost in the rounding of f say nothing.
+                near = np.where(noise.reshape(near.shape) > 0.02 * np.abs(near), np.nan, near)
         else:
             near = np.stack([near[i][:, e[i]] for i in range(len(p))])
         return near, np.stack([moves[i][:, e[i]] for i in range(len(p))])
@@ -204,6 +232,8 @@ class Bench:
             top = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0).reshape((-1,) + (1,) * (x.ndim - 1))
             scale = np.where(x == 0, np.where(top == 0, 1.0, top), np.abs(x))
             delta = scale * width * rng.uniform(0.3, 1.0, x.shape) * rng.choice([-1.0, 1.0], x.shape)
+            # The second half much nearer: there the gradients of a smooth function agree better, at a kink they do not.
+            delta[np.arange(len(delta)) % _NEARBY >= _NEARBY // 2] /= 32
             stacks[k] = x + delta
             moves.append(delta)
         return stacks, dys, flat(moves).reshape(len(p), _NEARBY, -1)
@@ -213,11 +243,16 @@ def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, to
     seen = np.isfinite(near)
     if seen.sum() < len(near) // 2:
         return Verdict("undecided", value, error)
+    half = np.arange(len(near)) >= len(near) // 2
+    inner, outer = near[seen & half], near[seen & ~half]
     near, moves = near[seen], moves[seen]
+    shrinks = inner.size > 4 and outer.size > 4 and np.ptp(inner) < 0.2 * np.ptp(outer)
+    if shrinks:
+        near, moves = inner, moves[-inner.size :]
     low, high = float(near.min()), float(near.max())
     width = high - low
     magnitude = max(abs(low), abs(high))
-    if width <= 1e-3 * magnitude + 1e-6 * top:
+    if shrinks or width <= 1e-3 * magnitude + 1e-6 * top:
         middle = float(near.mean())
         # Differences may have stepped over a kink near by; then they disagree with the gradients around.
         if not np.isfinite(value) or abs(value - middle) > 4 * error + 2 * width + 1e-2 * magnitude:
@@ -226,12 +261,11 @@ def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, to
     if width <= 4 * error:
         return Verdict("undecided", value, error, samples=near)  # the spread may be rounding of the gradients
     distinct = np.unique(np.round((near - low) / width, 3)).size
-    if distinct > 2:
-        # Many kinks meet: the samples do not reach the corners of the subdifferential, so it is made wider.
-        reach = (2.0 if distinct <= 4 else 8.0) * width / 2
-        middle = (low + high) / 2
-        low, high = middle - reach, middle + reach
     verdict = Verdict("kink", value, error, low, high, samples=near)
+    verdict.slack = 1e-3 * width
+    if distinct > 2:
+        # Many kinks meet: the samples do not reach the corners of the subdifferential.
+        verdict.slack = (0.5 if distinct <= 4 else 3.5) * width
     right, left = near[moves > 0], near[moves < 0]
     if right.size and left.size and np.ptp(right) < 1e-3 * width and np.ptp(left) < 1e-3 * width:
         verdict.left, verdict.right = float(left.mean()), float(right.mean())

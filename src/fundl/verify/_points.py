@@ -102,7 +102,7 @@ def draw(
     add("ordinary values", lambda k: values[k] + 0.3 * normal(k))
     add("ordinary values", normal, False)
     for j in floats:
-        add(f"{leaves[j].name} all zero", lambda k, j=j: 0 * values[k] if k == j else normal(k))
+        add(f"{leaves[j].name} all zero", lambda k, j=j: np.zeros(values[k].shape) if k == j else normal(k))
     add("all zeros", lambda k: np.zeros(values[k].shape))
     # Extremes first: with large arrays there is room only for the head of this list.
     for c in (30.0, 1e3, -30.0, 8.0, -1e3, 1e4, -4.0, 4.0, -14.0, 14.0):

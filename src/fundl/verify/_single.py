@@ -24,6 +24,9 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
     """
     exact = [flat(group) for group in (bench.points.stacks, bench.dys)]
     keep = bench.ok & np.all([(x == x.astype(np.float32)).all(axis=1) for x in exact], axis=0)
+    if bench.blackbox:
+        # Without autodiff nothing tells how much float32 can know at extreme points.
+        keep &= np.array([kind in ("as given", "ordinary values") for kind in bench.points.kinds])
     outputs = flat(bench.outputs)
     keep &= (np.abs(outputs) < 1e30).all(axis=1)
     p = np.flatnonzero(keep)
@@ -46,10 +49,11 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
         return []
     shadow = in_dtype(stacks, dys, np.float64)
     with np.errstate(all="ignore"):
-        moved = np.zeros(shadow.shape)
+        moved, shaken = np.zeros(shadow.shape), np.zeros(shadow.shape)
         for seed in range(2):
             x, dy = _rounded(stacks, seed), _rounded(dys, 10 + seed)
             moved = np.fmax(moved, np.abs(in_dtype(x, dy, np.float64) - shadow))
+            shaken = np.fmax(shaken, np.abs(in_dtype(_rounded(stacks, 20 + seed, 8.0), dys, np.float64) - shadow))
         rival, rival_finite = np.zeros(shadow.shape), np.ones(shadow.shape, bool)
         if auto is not None:
             auto = flat(auto).astype(np.float64)
@@ -57,11 +61,17 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
             rival = np.abs(auto - bench.gradients[p])
         top = bench.leaf_max(shadow)
         scale = np.maximum(1.0, bench.magnitude()[p])[:, None]
-        allowed = _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
+        # What rounding f itself hides: terms as large as f may cancel inside its gradient.
+        value = bench.value()[p] * np.maximum(16, 4 * scale)
+        allowed = _EPS * value + _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
         # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
         allowed += 1e-37 * np.maximum(1.0, scale)
         finite = np.isfinite(flat(values)).all(axis=1)[:, None] & np.isfinite(shadow) & rival_finite
-        off = finite & ~(np.abs(single - shadow) <= allowed) & (np.abs(shadow) < 1e30)
+        # Where a few roundings of the inputs change the leaf's gradient by more than a part in a thousand, float32 has
+        # nothing to say (logits of 1e6, say); neither rule nor autodiff is to blame.
+        reach = np.maximum(top, 1e-30)
+        tame = (bench.leaf_max(np.maximum(shaken, rival)) <= 1e-3 * reach) | (top == 0) & (shaken == 0)
+        off = tame & finite & ~(np.abs(single - shadow) <= allowed) & (np.abs(shadow) < 1e30)
     failures = []
     rows = np.flatnonzero(off.any(axis=1))
     if not rows.size:

@@ -46,7 +46,7 @@ def check_structure(
         return failures
     again, _ = engine.arguments.align(backward(dy, *engine.arguments.build(live)))
     failures += _same(engine, found, again, 0.0, "repeat", "two calls with the same arguments differ",
-                      "the rule keeps state between calls, or draws random numbers")  # fmt: skip
+                      "the rule keeps state between calls, or draws random numbers", [])  # fmt: skip
     for leaf, old, value in zip(engine.arguments.leaves, before, args_values(engine, args), strict=True):
         if not np.array_equal(old, value, equal_nan=old.dtype.kind == "f"):
             failures.append(Failure(leaf.name, "mutates", "the rule changed its input in place", seen_at="as given"))
@@ -134,10 +134,12 @@ def _transformed(
         text = (str(error).strip().splitlines() or [""])[0]
         return [Failure("the rule", "raises", f"under jit or vmap raises {type(error).__name__}: {text}")]
     return _same(engine, found, [g[1] for g in mapped], 1e3, "transforms", "another answer under jit and vmap",
-                 "a sum or a shape includes the mapped axis, or a value was fixed when it was traced")  # fmt: skip
+                 "a sum or a shape includes the mapped axis, or a value was fixed when it was traced", dys)  # fmt: skip
 
 
-def _same(engine: Engine, a: list[Any], b: list[Any], ulps: float, cause: str, message: str, why: str) -> list[Failure]:
+def _same(
+    engine: Engine, a: list[Any], b: list[Any], ulps: float, cause: str, message: str, why: str, dys: list[Any]
+) -> list[Failure]:
     for k, x, y in zip(engine.arguments.differentiable, a, b, strict=True):
         if x is None or y is None or getattr(x, "dtype", None) == jax.dtypes.float0:
             continue
@@ -145,6 +147,7 @@ def _same(engine: Engine, a: list[Any], b: list[Any], ulps: float, cause: str, m
         u, v = to_numpy(x).astype(np.float64), to_numpy(y).astype(np.float64)
         eps = float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
         top = np.abs(u[np.isfinite(u)]).max(initial=0.0)
+        top = max(top, *(np.abs(to_numpy(d)).max(initial=0.0) for d in dys)) if dys else top
         close = np.isclose(v, u, rtol=ulps * eps, atol=ulps * eps * top, equal_nan=True)
         if not close.all():
             i = tuple(int(j) for j in np.argwhere(~close)[0])
