@@ -93,8 +93,7 @@ def normal_equations(X: ArrayLike, y: ArrayLike) -> Array:
 
     Forming X^T X squares the condition number of X, so half of the digits are lost before the solution starts. Where
     the condition leaves no digit (or X^T X is not positive definite), theta is NaN, and outside of a trace an
-    `IllConditionedWarning` says so. `fit` has none of these limits; `fit(..., method="normal_equations")` gives this
-    solution with its certificate.
+    `IllConditionedWarning` says so. `fit` has none of these limits, and its certificate tells the rank and condition.
 
     Shapes: X (n, d), y (n,) or (n, k), theta (d,) or (d, k). No intercept: append a column of ones to X for one.
     Derivative: that of the formula.
@@ -157,6 +156,13 @@ def fit(
 
     Shapes: X (n, d); y (n,) or (n, k); weights (n,); l2 a scalar. The parameters are w (d,), b (), or w (d, k),
     b (k,); b is 0 with `intercept=False`.
+    Concrete arrays on one CPU are solved by numpy in float64: "auto" tries a Gram matrix in plain floats with an error
+    bound, and sums exactly where the bound does not suffice; "exact" sums exactly at once. All else (traced, sharded,
+    on an accelerator) is summed exactly by jax in the dtype of the data.
+    Certificate: rank, condition, digits, error_bound of each coefficient, residual_deviation and standard_errors (an
+    integer weight counts as that many rows). Derivatives with respect to X, y, weights and l2 are those of the
+    optimality conditions, of any order; with dependent columns of the first order, and NaN beyond. Those of the
+    certificate are 0.
     Errors: TypeError and ValueError for wrong shapes, empty arrays, complex values, and for NaN or infinite values in
     rows whose weight is not 0; inside a trace these give NaN and status `non_finite`.
 
@@ -182,7 +188,8 @@ def _without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
     X = _check.array("X", X)
     if weights is None or X.ndim != 2:
         return X
-    left_out = _check.per_example_weights(weights, X.shape[:1], jnp.float32) == 0
+    _check.per_example_weights(weights, X.shape[:1], jnp.float32)
+    left_out = jnp.equal(jnp.asarray(weights), 0)
     return jnp.where(left_out[:, None], jnp.zeros_like(X), X)
 
 

@@ -63,8 +63,8 @@ def mm(A: Any, B: Any) -> Any:
     return A @ B if namespace(A) is np else matmul(A, B)
 
 
-def moments(X: Any, Y: Any, weights: Any | None, intercept: bool) -> Moments:
-    """Accumulate the rows: X (n, d), Y (n, k), weights (n,) or None."""
+def moments(X: Any, Y: Any, weights: Any | None, intercept: bool, centre: tuple[Any, Any] | None = None) -> Moments:
+    """Accumulate the rows: X (n, d), Y (n, k), weights (n,) or None; about the means, or the given centre."""
     xp = namespace(X)
     n = X.shape[0]
     s = None
@@ -87,7 +87,7 @@ def moments(X: Any, Y: Any, weights: Any | None, intercept: bool) -> Moments:
     X, Y = xp.where(finite, X, zero), xp.where(finite, Y, zero)
     if s is not None:
         s = xp.where(finite, s, xp.ones_like(s))
-    m, my = (_centre(A, s) if intercept else xp.zeros_like(A[0]) for A in (X, Y))
+    m, my = centre or (_centre(A, s) if intercept else xp.zeros_like(A[0]) for A in (X, Y))
     scale, y_scale = _gram.scale_of(X, keep, m), _gram.scale_of(Y, keep, my)
     high, low = _gram.columns(X, Y, keep, m, my, scale, y_scale, intercept)
     return Moments(_gram.words_of(high, low, s), m, my, scale, y_scale, s_scale, weight, finite)

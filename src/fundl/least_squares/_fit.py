@@ -11,11 +11,11 @@ from fundl import _check
 from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.least_squares import _exact
-from fundl.least_squares._inputs import inputs
+from fundl.least_squares import _exact, _plain
+from fundl.least_squares._inputs import inputs, on_host, penalty_of, to_device, to_host
 from fundl.least_squares._words import namespace
 
-METHODS = ("auto", "exact", "normal_equations")
+METHODS = ("auto", "exact")
 
 
 def fit(
@@ -33,34 +33,26 @@ def fit(
     [2.]
     """
     _check.choice("method", method, METHODS)
-    _check.nonnegative("l2", l2)
     X, y, weights = inputs(X, y, weights)
-    penalty = _check.array("l2", l2).astype(X.dtype)
-    if penalty.ndim:
-        raise ValueError(f"l2 must be one number, shape (); got shape {penalty.shape}. Use ridge for many penalties.")
+    penalty = penalty_of(l2, X)
     Y = y if y.ndim == 2 else y[:, None]
-    arrays = (X, Y, penalty) if weights is None else (X, Y, penalty, weights)
-    if all(_on_host(x) for x in arrays):
-        # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.
-        wide = [np.asarray(x, np.float64) for x in arrays]
-        s = None if weights is None else wide[3]
-        eps = float(jnp.finfo(X.dtype).eps)
-        with np.errstate(all="ignore"):
-            M = _exact.moments(wide[0], wide[1], s, bool(intercept))
-            found = _exact.solve(M, wide[2], d=X.shape[1], intercept=bool(intercept), eps=eps)
-            packed = _package(found, y.ndim == 1)
-        return jax.tree.map(lambda v: jnp.asarray(v, X.dtype if v.dtype == np.float64 else v.dtype), packed)
-    return _jitted(X, Y, penalty, weights, bool(intercept), y.ndim == 1)
-
-
-def _on_host(x: Array) -> bool:
-    """True for concrete values that numpy can see without a copy over a bus."""
-    return _check.concrete(x) and len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
+    intercept, single = bool(intercept), y.ndim == 1
+    if not on_host(X, Y, penalty, weights):
+        return _jitted(X, Y, penalty, weights, intercept, single)
+    # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.
+    wide_X, wide_Y, wide_l2, s = to_host(X, Y, penalty, weights)
+    eps = float(jnp.finfo(X.dtype).eps)
+    with np.errstate(all="ignore"):
+        found = _plain.attempt(wide_X, wide_Y, s, wide_l2, intercept, eps) if method == "auto" else None
+        if found is None:
+            M = _exact.moments(wide_X, wide_Y, s, intercept)
+            found = _exact.solve(M, wide_l2, d=X.shape[1], intercept=intercept, eps=eps)
+        return to_device(package(found, single), X.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _jitted(X: Array, Y: Array, l2: Array, weights: Array | None, intercept: bool, single: bool) -> Fit:
-    return _package(_solution(X, Y, l2, weights, intercept), single)
+    return package(_solution(X, Y, l2, weights, intercept), single)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -146,7 +138,7 @@ def _no_tangent(x: Array) -> Any:
     return np.zeros(x.shape, jax.dtypes.float0)
 
 
-def _package(found: _exact.Solution, single: bool) -> Fit:
+def package(found: _exact.Solution, single: bool) -> Fit:
     """The Fit: NaN parameters where the data were not finite, one column for a y of one axis."""
     w, b = found.w, found.b
     xp = namespace(w)

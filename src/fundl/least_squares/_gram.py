@@ -158,13 +158,6 @@ def words_of(high: Any, low: Any, s: Any | None) -> Words:
         return a, e
 
     P = jax.sharding.PartitionSpec
-    row = P(axes)
-    specs = (row, row) if s is None else (row, row, row)
-    run = jax.shard_map(
-        (lambda high, low: local(high, low, None)) if s is None else local,
-        mesh=sharding.mesh,
-        in_specs=specs,
-        out_specs=P(),
-        check_vma=False,
-    )
-    return combine(run(high, low) if s is None else run(high, low, s), width, count)
+    given: Any = (high, low, s)  # a None has no leaves, and any spec fits it
+    run = jax.shard_map(local, mesh=sharding.mesh, in_specs=P(axes), out_specs=P(), check_vma=False)
+    return combine(run(*given), width, count)

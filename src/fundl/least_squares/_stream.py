@@ -1,0 +1,145 @@
+"""Least squares over data that come in batches: exact sums that add, in any order."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl._result import Fit
+from fundl._types import ArrayLike
+from fundl.least_squares import _exact
+from fundl.least_squares._exact import Moments
+from fundl.least_squares._fit import package
+from fundl.least_squares._inputs import inputs, on_host, penalty_of, to_device, to_host
+from fundl.least_squares._words import Words, namespace, product, sum_words, times, two_sum
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that least squares needs to know of the rows seen so far; its size does not depend on their number."""
+
+    moments: Moments
+    intercept: bool = dataclasses.field(metadata={"static": True})
+    single: bool = dataclasses.field(metadata={"static": True})
+    dtype: str = dataclasses.field(metadata={"static": True})
+
+
+def update(
+    state: State | None,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    intercept: bool = True,
+) -> State:
+    """Take in a batch of rows; `None` starts. The sums are exact, so batches may come in any size and order.
+
+    Shapes: X (n, d), y (n,) or (n, k), weights (n,), d and k alike in all batches. `intercept` counts at the start.
+    Concrete arrays are kept as numpy's float64 sums (not for use inside a trace); traced ones in their own dtype.
+    Errors: as `fit`; ValueError for a batch whose shape differs from those before.
+
+    >>> state = update(None, [[0.0], [1.0]], [1.0, 3.0])
+    >>> state = update(state, [[2.0]], [5.0])
+    >>> print(solve(state).params.w)
+    [2.]
+
+    Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance, The American Statistician 37 (1983).
+    """
+    X, y, weights = inputs(X, y, weights)
+    Y = y if y.ndim == 2 else y[:, None]
+    dtype = str(X.dtype)
+    host = on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
+    arrays: Any = to_host(X, Y, weights) if host else (X, Y, weights)
+    if state is None:
+        with np.errstate(all="ignore"):
+            return State(
+                _exact.moments(arrays[0], arrays[1], arrays[2], bool(intercept)), bool(intercept), y.ndim == 1, dtype
+            )
+    M = state.moments
+    if (X.shape[1], Y.shape[1], y.ndim == 1) != (M.m.shape[0], M.my.shape[0], state.single):
+        shape = f"y (n,{'' if state.single else f' {M.my.shape[0]}'})"
+        raise ValueError(f"X must have {M.m.shape[0]} columns and {shape}, as before; got X {X.shape}, y {y.shape}.")
+    with np.errstate(all="ignore"):
+        batch = _exact.moments(arrays[0], arrays[1], arrays[2], state.intercept, (M.m, M.my))
+        return dataclasses.replace(state, moments=_sum(M, batch))
+
+
+def merge(a: State, b: State) -> State:
+    """The state of all rows of both.
+
+    >>> a, b = update(None, [[0.0], [1.0]], [1.0, 3.0]), update(None, [[2.0]], [5.0])
+    >>> print(solve(merge(a, b)).params.w)
+    [2.]
+    """
+    A, B = a.moments, b.moments
+    if (a.intercept, a.single, A.m.shape, A.my.shape) != (b.intercept, b.single, B.m.shape, B.my.shape):
+        raise ValueError(
+            f"The states must come from the same columns, targets and intercept; got {A.m.shape[0]} and "
+            f"{B.m.shape[0]} columns, {A.my.shape[0]} and {B.my.shape[0]} targets."
+        )
+    with np.errstate(all="ignore"):
+        return dataclasses.replace(a, moments=_sum(A, _about(B, A) if a.intercept else B))
+
+
+def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
+    """The fit of all rows seen so far, as `fit` gives it for all of them in memory.
+
+    Errors: ValueError for a negative penalty.
+
+    >>> print(solve(update(None, [[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])).params.b)
+    1.0
+    """
+    M = state.moments
+    dtype = jnp.dtype(state.dtype)
+    penalty: Any = penalty_of(l2, jnp.zeros((), dtype))
+    options: dict[str, Any] = {
+        "d": M.m.shape[0],
+        "intercept": state.intercept,
+        "eps": float(jnp.finfo(dtype).eps),
+    }
+    if isinstance(M.m, np.ndarray) and on_host(penalty):
+        with np.errstate(all="ignore"):
+            return to_device(package(_exact.solve(M, to_host(penalty)[0], **options), state.single), dtype)
+    return package(_exact.solve(M, penalty, **options), state.single)
+
+
+def _all_scales(M: Moments, intercept: bool) -> Any:
+    xp = namespace(M.m)
+    one = xp.ones((1 if intercept else 0,), M.m.dtype)
+    return xp.concatenate([M.scale, one, M.y_scale])
+
+
+def _sum(A: Moments, B: Moments) -> Moments:
+    """Of two moments about one centre: each is brought to the larger scale, by powers of two, and added."""
+    xp = namespace(A.m)
+    intercept = A.gram[0].shape[0] > A.m.shape[0] + A.my.shape[0]
+    scale, y_scale = xp.maximum(A.scale, B.scale), xp.maximum(A.y_scale, B.y_scale)
+    s_scale = xp.maximum(A.s_scale, B.s_scale)
+    both = A._replace(scale=scale, y_scale=y_scale, s_scale=s_scale)
+
+    def brought(M: Moments) -> Words:
+        ratio = _all_scales(M, intercept) / _all_scales(both, intercept)
+        return times(times(times(M.gram, ratio[:, None]), ratio[None, :]), M.s_scale / s_scale)
+
+    return both._replace(gram=sum_words(brought(A), brought(B)), weight=A.weight + B.weight, finite=A.finite & B.finite)
+
+
+def _about(M: Moments, to: Moments) -> Moments:
+    """M about the centre of `to`: for Z + 1 delta^T the Gram matrix gains u delta^T + delta u^T + c delta delta^T."""
+    xp = namespace(M.m)
+    d = M.m.shape[0]
+    zero = xp.zeros((1,), M.m.dtype)
+    parts = zip(two_sum(M.m, -to.m), two_sum(M.my, -to.my), strict=True)
+    delta = [xp.concatenate([x / M.scale, zero, y / M.y_scale]) for x, y in parts]
+    delta = (*delta, xp.zeros_like(delta[0]))
+    row = tuple(v[None, :] for v in delta)
+    column = tuple(v[:, None] for v in delta)
+    u = tuple(g[:, d][:, None] for g in M.gram)
+    c = tuple(g[d, d][None, None] for g in M.gram)
+    first = product(u, row)
+    gained = sum_words(first, tuple(v.T for v in first))
+    gained = sum_words(gained, product(product(c, column), row))
+    return M._replace(gram=sum_words(M.gram, gained), m=to.m, my=to.my)
