@@ -122,7 +122,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
         origin = xp.concatenate([origin, xp.ones((1,), dtype)])
     origin = xp.concatenate([origin, xp.zeros((k,), dtype)])
     A = sum_words(G, words(_diagonal(diagonal)))
-    H0 = A[0][:d, :d]
+    H0, own = A[0][:d, :d], xp.diagonal(A[0])[:d]
     A = tuple(_border(a, v, xp.zeros((), dtype)) for a, v in zip(A, words(origin), strict=True))
     A, reference, swept = sweep_columns(A, d, intercept, 8 * eps)
     rank = xp.sum(swept)
@@ -187,7 +187,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     size = lengths[y0:] + mm(lengths[:d], xp.abs(w_hat[0]))
     lost = 64.0 * (d + 2) * unit
     w_off = lost * mm(xp.abs(inverse[:d, :d]), lengths[:d, None]) * size[None, :]
-    rounding = 2.0**-bits
+    rounding = eps / 2 * 1.000001  # of the result, which has the dtype of the data
     w_bound = xp.abs(w) * rounding + w_off * M.y_scale[None, :] / M.scale[:, None]
     if intercept:
         b_off = mm(xp.abs(M.m / M.scale), w_off) + mm(lengths[:d] / lengths[d], w_off) + lost * size / lengths[d]
@@ -204,12 +204,14 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     ratio = xp.maximum(ratio, xp.max(xp.where(b_bound > 0, b_bound / xp.maximum(xp.abs(b), b_floor), zero)))
     digits = xp.maximum(-xp.log10(xp.maximum(ratio, xp.full_like(ratio, rounding))), zero)
 
+    # The objective rises by ||A d||^2 for an error d = (dw, db): centred columns times dw, and a shift of all rows.
+    own_loose = xp.where(full, zero, 64 * eps + zero) * mm(root(reference)[None, :], xp.abs(w_hat[0]))[0]
     value = M.s_scale * M.y_scale**2
-    off = xp.sum(root(reference)[:, None] * w_off, axis=0)
-    kept_part = xp.where(full, w_words[1], xp.zeros_like(w)) * M.scale[:, None] / M.y_scale[None, :]
-    slope = 2 * mm(H, kept_part) / M.scale[:, None] * (M.s_scale * M.y_scale)[None, :]
-    rounded = xp.sum(root(reference)[:, None] * xp.abs(w_hat[0]) * rounding, axis=0)
-    suboptimality = xp.sum(value * (off + rounded + xp.where(full, zero, rounded / rounding * 64 * eps)) ** 2)
+    moved = mm(root(reference)[None, :], w_off + xp.abs(w_hat[0]) * rounding)[0] + own_loose
+    slide = (mm(xp.abs(M.m)[None, :], w_bound)[0] + b_bound) if intercept else xp.zeros_like(b)
+    rise = xp.sqrt(value) * moved + xp.sqrt(M.weight) * slide
+    suboptimality = xp.sum(rise * rise)
+    trace = M.s_scale * xp.sum(own * M.scale**2) + M.weight * (xp.sum(M.m**2) + 1)
 
     return Solution(
         w=w,
@@ -220,7 +222,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
         digits=xp.where(M.weight > 0, digits, zero),
         objective=xp.sum(objective_hat * value),
         suboptimality=suboptimality,
-        gradient_norm=xp.sqrt(xp.sum(slope**2)),
+        gradient_norm=2 * xp.sqrt(suboptimality) * xp.sqrt(trace),
         deviation=deviation_hat * M.y_scale * xp.sqrt(M.s_scale),
         w_error=w_error,
         b_error=b_error,

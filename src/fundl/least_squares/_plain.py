@@ -113,6 +113,7 @@ def attempt(
     ] * np.sqrt(rss).astype(np.float64)
     off = off + 4 * rate * np.abs(step) + 4 * rate * reach[:, None] * np.linalg.norm(step, axis=0)
     w_out = (w / scale[:, None]).astype(np.float64)
+    rounding = eps / 2 * 1.000001  # of the result, which has the dtype of the data
     w_bound = off / scale[:, None] + np.abs(w_out) * 2.0**-53
     if intercept:
         shift = m @ (w / scale[:, None])
@@ -148,8 +149,13 @@ def attempt(
     b_variance = 1 / weight + t @ b_spread - penalty @ (b_spread * b_spread)
     b_error = np.sqrt(max(b_variance, 0)) * deviation if intercept else np.zeros(k)
     objective = rss + penalty @ np.square(w.astype(np.float64))
-    left = np.sqrt(own) / scale @ (off + np.abs(w.astype(np.float64)) * 2.0**-53)
-    g_error = unit * 64 * size[None, :] * (lengths / scale)[:, None] + P @ (np.abs(w_out) * scale[:, None] * 2.0**-53)
+    w_bound = w_bound + np.abs(w_out) * (rounding - 2.0**-53)
+    b_bound = b_bound + np.abs(b) * (rounding - 2.0**-53)
+    digits = min(digits, -np.log10(ratio + rounding))
+    # The objective rises by ||A d||^2 for an error d = (dw, db): centred columns times dw, and a shift of all rows.
+    rise = lengths @ w_bound + (np.sqrt(weight) * (np.abs(m) @ w_bound + b_bound) if intercept else 0)
+    suboptimality = np.square(rise).sum()
+    trace = own.sum() + weight * (m @ m + 1)
     none = np.zeros(())
     return Solution(
         w=w_out,
@@ -159,8 +165,8 @@ def attempt(
         condition=np.asarray(condition),
         digits=np.asarray(digits),
         objective=objective.sum(),
-        suboptimality=np.square(left).sum(),
-        gradient_norm=np.linalg.norm(2 * g_error * scale[:, None]),
+        suboptimality=suboptimality,
+        gradient_norm=2 * np.sqrt(suboptimality * trace),
         deviation=deviation,
         w_error=w_error,
         b_error=b_error,
