@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import oracles as o
 
+import oracles as o
 from fundl import activations, layers, losses, norms
 
 Inputs = tuple[np.ndarray, ...]
@@ -119,9 +119,14 @@ def wide_errors(k: int) -> Sampler:
     return sample
 
 
+def certain_to(dtype: Any) -> float:
+    """The largest margin between logits: exp(-80) is a normal float32, and exp(-200) needs 90 digits of the oracle."""
+    return 80.0 if dtype == np.float32 else 200.0
+
+
 def wide_logits(rng: np.random.Generator, n: int, dtype: Any, k: int = 4) -> np.ndarray:
     """Small, large and equal logits, and a class that is certain to any degree."""
-    top = 80.0 if dtype == np.float32 else 690.0
+    top = certain_to(dtype)
     z = rng.normal(size=(7, n, k))
     certain = z[0].copy()
     certain[:, 1] += rng.uniform(0, top, n)
@@ -166,7 +171,7 @@ def binary(wide: bool, of_logits: bool, *shape: int) -> Sampler:
         x = rng.normal(size=size) if of_logits else rng.uniform(0.05, 0.95, size)
         y = rng.uniform(0.05, 0.95, size)
         if wide:
-            top = 85.0 if dtype == np.float32 else 700.0
+            top = certain_to(dtype)
             small = 10.0 ** -rng.uniform(0, 36, size)
             near_1 = 1 - 10.0 ** -rng.uniform(0, 6, size)
             more = (

@@ -5,11 +5,13 @@ Tolerances are multiples of the rounding error of the result's own scale; none o
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import oracles as o
 from catalogue import Edge, Row
 
@@ -20,14 +22,20 @@ def draw(row: Row, n: int = 5, dtype: Any = np.float64, seed: int = 0) -> tuple[
     return row.sample(np.random.default_rng(seed), n, np.dtype(dtype))
 
 
-def run(row: Row, inputs: tuple[Any, ...], **options: Any) -> tuple[Any, Any, tuple[Any, ...]]:
-    """The value, a random cotangent of its shape and dtype, and the hand-written gradients as a tuple, under jit."""
+def random(shape: tuple[int, ...], dtype: Any) -> Any:
+    return jnp.asarray(np.random.default_rng(99).normal(size=shape)).astype(dtype)
+
+
+def run(
+    row: Row, inputs: tuple[Any, ...], cotangent: Callable[..., Any] = random, **options: Any
+) -> tuple[Any, Any, tuple[Any, ...]]:
+    """The value, a cotangent of its shape and dtype, and the hand-written gradients as a tuple, under jit."""
     options = {**row.options, **options}
     arrays = {k: v for k, v in options.items() if isinstance(v, (np.ndarray, jax.Array))}
     static = tuple(sorted((k, v) for k, v in options.items() if k not in arrays))
     inputs = tuple(jnp.asarray(v) for v in inputs)
     y = jax.eval_shape(lambda a, k: row.forward(*a, **dict(static), **k), inputs, arrays)
-    dy = jnp.asarray(np.random.default_rng(99).normal(size=y.shape)).astype(y.dtype)
+    dy = cotangent(y.shape, y.dtype)
     value, gradients = _compiled(row.forward, row.backward, static)(dy, inputs, arrays)
     return value, dy, gradients
 
@@ -165,13 +173,18 @@ def refuses_a_wrong_cotangent(row: Row) -> None:
     inputs = draw(row)
     dy = jax.eval_shape(lambda *a: row.forward(*a, **row.options), *inputs)
     wrong = (*dy.shape, 1)
+    message = refusal(lambda: row.backward(np.ones(wrong), *inputs, **row.options))
+    assert str(dy.shape) in message, f"the message does not name the shape: {message}"
+    assert str(wrong) in message, f"the message does not name the shape given: {message}"
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """The message of the ValueError or TypeError that the call must raise."""
     try:
-        row.backward(np.ones(wrong), *inputs, **row.options)
-    except ValueError as error:
-        assert str(dy.shape) in str(error), f"the message does not name the shape: {error}"
-        assert str(wrong) in str(error), f"the message does not name the shape given: {error}"
-    else:
-        raise AssertionError("a cotangent of the wrong shape was accepted")
+        call()
+    except (ValueError, TypeError) as error:
+        return str(error)
+    raise AssertionError("accepted")
 
 
 # ---- transforms ------------------------------------------------------------------------------------------------------

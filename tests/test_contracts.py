@@ -1,12 +1,12 @@
 """Every row of the catalogue against every law; `test_laws.py` shows each law a row that breaks it."""
 
-import catalogue
 import jax.numpy as jnp
-import laws
 import numpy as np
 import pytest
-from catalogue import ROWS, Row
 
+import catalogue
+import laws
+from catalogue import ROWS, Row
 from fundl import activations, layers, losses, norms
 
 DTYPES = [np.float32, np.float64]

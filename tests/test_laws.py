@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import laws
 import numpy as np
 import pytest
-from catalogue import ROWS, Row
 
+import laws
+from catalogue import ROWS, Row
 from fundl import activations, losses
 
 
