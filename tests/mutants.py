@@ -393,3 +393,4 @@ def gram():
 for _name in ("softmax", "log_softmax", "logsumexp", "cross_entropy", "cross_entropy_soft", "attention"):
     for _what in ("sign", "times 2", "times 1.01"):
         EQUIVALENT[_name, f"exp 0: {_what}"] = "p = e / sum(e) is unchanged when every e is multiplied by one number"
+EQUIVALENT["relu", "input 0: 1.1 times where x < -3"] = "the gradient is 0 there, and 1.1 times 0 is 0"

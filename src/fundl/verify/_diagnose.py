@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fundl.verify._engine import Engine
-from fundl.verify._hypotheses import Case, elementwise_causes, factor_name, structural_causes
+from fundl.verify._hypotheses import Case, elementwise_causes, factor_name, some_entries, structural_causes
 from fundl.verify._judges import Bench, flat
 from fundl.verify._points import Points
 from fundl.verify._report import Failure
 
 __all__ = ["Evidence", "diagnose"]
 
-_ORDINARY = ("as given", "ordinary values", "one zero entry", "scaled by 0.001")
+_ORDINARY = ("as given", "ordinary values", "scaled by 0.001")
 _POINTS = 5
 
 
@@ -62,7 +62,7 @@ def diagnose(
         return failure
     usual = _usual(evidence, leaf)
     if kind == "not finite" or not len(usual):
-        failure.cause, failure.likely_cause = _region(evidence, leaf, kind, a, b)
+        failure.cause, failure.likely_cause = _region(evidence, leaf, kind, a, b, where)
         return failure
     for cause, text in _causes(evidence, leaf, usual):
         failure.cause, failure.likely_cause = cause, text
@@ -84,7 +84,11 @@ def _usual(evidence: Evidence, leaf: int) -> np.ndarray:
     finite = np.isfinite(bench.gradients[:, a:b]).any(axis=1) & np.isfinite(evidence.given[:, a:b]).all(axis=1)
     candidates = np.flatnonzero(ordinary & live & finite & bench.ok)
     hit = candidates[evidence.off[candidates][:, a:b].any(axis=1)]
-    return hit[:_POINTS] if len(hit) >= 0.6 * len(candidates) else hit[:0]
+    if len(hit) < 0.6 * len(candidates):
+        return hit[:0]
+    # Huge and tiny cotangents hide what a half precision or an added constant looks like.
+    top = np.max([np.abs(dy[hit]).reshape(len(hit), -1).max(axis=1, initial=0) for dy in bench.dys], axis=0)
+    return hit[np.argsort(np.abs(np.log10(np.maximum(top, 1e-300))), kind="stable")][:_POINTS]
 
 
 def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -118,6 +122,7 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
     yield from _cotangent_causes(evidence, usual, slice(a, b), cases[0].tolerance)
     yield from structural_causes(cases)
     yield from _label_causes(evidence, usual, slice(a, b))
+    yield from some_entries(cases, few=False)
 
 
 def _cotangent_causes(
@@ -240,12 +245,21 @@ def _judge_text(bench: Bench, kind: str, autodiff: float, value: float) -> str:
     return "jax.vjp and differences agree" if autodiff == value else f"differences; jax.vjp gives {autodiff:.9g}"
 
 
-def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int) -> tuple[str, str]:
+def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: list[tuple[int, int]]) -> tuple[str, str]:
     """Where in the range of the arguments the rule is wrong: a threshold, or the kinds of point."""
     bench = evidence.bench
-    off = evidence.off[:, a:b] if kind != "not finite" else ~np.isfinite(evidence.given[:, a:b]) & bench.ok[:, None]
+    given, truth = evidence.given[:, a:b], bench.gradients[:, a:b]
     x = bench.entries()[:, a:b]
-    right = bench.ok[:, None] & ~off
+    if kind == "not finite":
+        off = ~np.isfinite(given) & bench.ok[:, None]
+        right = bench.ok[:, None] & ~off
+    else:
+        # Errors of the size of those judged, not of rounding; and where the gradient is 0 a factor shows nothing.
+        with np.errstate(all="ignore"):
+            relative = np.abs(given - truth) / (np.abs(truth) + 1e-9 * bench.leaf_max(bench.gradients)[:, a:b])
+        judged = [relative[p, e - a] for p, e in where]
+        off = evidence.off[:, a:b] & (relative >= 0.01 * np.nanmedian(judged))
+        right = bench.ok[:, None] & ~off & (truth != 0)
     what = "not finite" if kind == "not finite" else "wrong"
     rows = np.flatnonzero(off.any(axis=1))
     kinds = list(dict.fromkeys(bench.points.kinds[p] for p in rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Case", "elementwise_causes", "factor_name", "structural_causes"]
+__all__ = ["Case", "elementwise_causes", "factor_name", "some_entries", "structural_causes"]
 
 
 @dataclass
@@ -71,7 +71,8 @@ def elementwise_causes(cases: list[Case], sizes: Sequence[int]) -> Iterator[tupl
             yield "factor", f"a constant factor of {factor_name(c, sizes)}"
         return
     yield from _swapped(cases)
-    yield from _some_entries(cases)
+    yield from some_entries(cases, few=True)
+    yield from _added(cases)
     for text, dtype in (("float16", np.float16), ("float32", np.float32)):
         if all(_rounded_to(c, dtype) for c in cases):
             yield "precision", f"rounded to {text} on the way"
@@ -79,7 +80,6 @@ def elementwise_causes(cases: list[Case], sizes: Sequence[int]) -> Iterator[tupl
     if all(_rounded_to_bfloat16(c) for c in cases):
         yield "precision", "rounded to bfloat16 on the way"
         return
-    yield from _added(cases)
     if all(c.equal(np.abs(c.given), np.abs(c.truth)) for c in cases):
         absolute = all((c.given >= 0).all() for c in cases)
         yield "sign", "the absolute value of the gradient" if absolute else "the sign of some entries is flipped"
@@ -117,13 +117,16 @@ def _swapped(cases: list[Case]) -> Iterator[tuple[str, str]]:
             return
 
 
-def _some_entries(cases: list[Case]) -> Iterator[tuple[str, str]]:
-    """Only some entries are wrong, the same ones at every point."""
+def some_entries(cases: list[Case], few: bool) -> Iterator[tuple[str, str]]:
+    """Only some entries are wrong, the same ones at every point; with `few`, at most a quarter or one slice."""
     masks = [c.wrong for c in cases]
     union = np.any(masks, axis=0)
     if not union.any() or union.all() or union.size < 2:
         return
     where = np.argwhere(union)
+    slices = any(np.ptp(where[:, a]) == 0 for a in range(where.shape[1])) and union.ndim > 1
+    if few and len(where) > max(1, union.size // 4) and not slices:
+        return
     zero = all(not c.given[m].any() for c, m in zip(cases, masks, strict=True))
     with np.errstate(all="ignore"):
         ratios = np.concatenate([(c.given[m] / c.truth[m]).ravel() for c, m in zip(cases, masks, strict=True)])
@@ -155,7 +158,8 @@ def _rounded_to(c: Case, dtype: type) -> bool:
     if not keep.any():
         return False
     relative = gap[keep] / np.abs(c.truth[keep])
-    direct = c.truth.astype(dtype).astype(np.float64)
+    with np.errstate(over="ignore"):
+        direct = c.truth.astype(dtype).astype(np.float64)
     if c.equal(c.given, direct):
         return True
     top = gap.max() / np.abs(c.truth).max()

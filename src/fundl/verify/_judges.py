@@ -154,11 +154,12 @@ class Bench:
         """The points numbered p."""
         return [s[p] for s in stacks]
 
-    def verdicts(self, where: list[tuple[int, int]]) -> list[Verdict]:
+    def verdicts(self, where: list[tuple[int, int]], values_only: bool = False) -> list[Verdict]:
         """Judge entries (point, entry): is f smooth there, and what is the derivative or the subdifferential?
 
         f is smooth where the gradients at random points very near agree; then differences give the value. Where
-        they disagree there is a kink, and every value that they surround is a subgradient.
+        they disagree there is a kink, and every value that they surround is a subgradient. With values_only
+        autodiff is not asked.
         """
         if not where:
             return []
@@ -167,7 +168,7 @@ class Bench:
         stacks, dys = self.pick(self.points.stacks, p), self.pick(self.dys, p)
         value, error = self.central(stacks, dys, e[:, None])
         value, error = value[:, 0], error[:, 0]
-        near, moves = self.nearby(p, e)
+        near, moves = self.nearby(p, e, values_only or self.blackbox)
         out = []
         for i in range(len(where)):
             top = float(np.abs(self.leaf_max(self.gradients)[p[i], e[i]]))
@@ -190,11 +191,10 @@ class Bench:
             scatter = np.nanmax(mine, axis=1) - np.nanmin(mine, axis=1)
         return np.where(np.isfinite(scatter), scatter, 0.0)
 
-    def nearby(self, p: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def nearby(self, p: np.ndarray, e: np.ndarray, values_only: bool) -> tuple[np.ndarray, np.ndarray]:
         """The gradient of entry e at random points very near to p, and how far the entry was moved: two (W, S)."""
-        near, moves = self.nearby_all(p)
-        if near is None:
-            stacks, dys, moves = self._moved(p)
+        if values_only:
+            stacks, dys, moves = self._moved(p, 2.0**-14)
             where = np.repeat(e, _NEARBY)[:, None]
             # Well inside the moves, which are relative to the entry (for zeros: to the largest of its leaf).
             h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
@@ -209,22 +209,20 @@ class Bench:
                 # Slopes lost in the rounding of f say nothing.
                 near = np.where(noise.reshape(near.shape) > 0.02 * np.abs(near), np.nan, near)
         else:
+            near, moves = self.nearby_all(p)
             near = np.stack([near[i][:, e[i]] for i in range(len(p))])
         return near, np.stack([moves[i][:, e[i]] for i in range(len(p))])
 
-    def nearby_all(self, p: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        """Every entry's gradient at random points very near to p: (W, S, entries) twice; None without autodiff."""
-        stacks, dys, moves = self._moved(p)
-        if self.blackbox:
-            return None, moves
+    def nearby_all(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every entry's gradient by autodiff at random points very near to p, and the moves: (W, S, entries) twice."""
+        stacks, dys, moves = self._moved(p, 2.0**-26)
         _, grads = self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)
         return flat(grads).reshape(len(p), _NEARBY, -1), moves
 
-    def _moved(self, p: np.ndarray) -> tuple[Arrays, Arrays, np.ndarray]:
+    def _moved(self, p: np.ndarray, width: float) -> tuple[Arrays, Arrays, np.ndarray]:
         rng = np.random.default_rng(self.seed + 3)
         repeat = np.repeat(p, _NEARBY)
         stacks, dys = self.pick(self.points.stacks, repeat), self.pick(self.dys, repeat)
-        width = 2.0**-14 if self.blackbox else 2.0**-26
         moves = []
         for k in self.engine.arguments.differentiable:
             x = stacks[k]

@@ -20,7 +20,7 @@ __all__ = ["Mutant", "MutationScore", "mutants", "mutation_score"]
 Array = Any
 
 
-@dataclass
+@dataclass(eq=False)
 class Mutant:
     """A wrong version of a backward: call it in the backward's place.
 
@@ -237,7 +237,7 @@ def _output_mutants(backward: Callable[..., Any], args: Sequence[Any]) -> Iterat
         yield Mutant(f"{where} zero", "interface", edit(i, jnp.zeros_like), "zero")
         yield Mutant(f"{where} with the sign flipped", "interface", edit(i, jnp.negative), "sign")
         for factor in (1 + 1e-4, 1 + 1e-6):
-            yield Mutant(f"{where} times {factor:g}", "tiny", edit(i, lambda v, f=factor: v * _of(v, f)), "factor")
+            yield Mutant(f"{where} times {factor:.7g}", "tiny", edit(i, lambda v, f=factor: v * _of(v, f)), "factor")
         yield Mutant(f"{where} plus 0.001", "tiny", edit(i, lambda v: v + _of(v, 1e-3)), "offset")
         yield Mutant(f"{where} rounded to float16", "precision", edit(
             i, lambda v: jnp.clip(v, -6e4, 6e4).astype(jnp.float16).astype(v.dtype)), "precision")  # fmt: skip
