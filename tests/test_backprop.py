@@ -1,6 +1,7 @@
 """The chain rule by hand: against jax.value_and_grad, against a chain written out in NumPy, and its ledger."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ ACTIVATIONS = sorted(mlp._GAIN)
 def _params(seed: int, *sizes: int, dtype: str = "float64") -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
     params = {}
-    for i, (d, k) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), 1):
+    for i, (d, k) in enumerate(itertools.pairwise(sizes), 1):
         params[f"W{i}"] = jnp.asarray(rng.normal(size=(d, k)) / np.sqrt(d), dtype)
         params[f"b{i}"] = jnp.asarray(0.1 * rng.normal(size=k), dtype)
     return params

@@ -59,24 +59,30 @@ def _losses() -> list[Case]:
     y_hat, y = _normal(0, 5, 3), _normal(1, 5, 3)
     labels, p, soft = jnp.array([2, 0, 1, 1, 2]), jax.nn.softmax(y_hat), jax.nn.softmax(y)
     weights = jnp.array([1.0, 0.0, 2.0, 0.5, 1.0])
-    unit, X, W, b = (0.0, 1.0), _normal(2, 5, 4), _normal(3, 4, 3), _normal(4, 3)
-    rules = []
-    for reduction in ("mean", "sum", "none"):
-        for name, args, domain in (
-            ("l1", (y_hat, y), None),
-            ("mse", (y_hat, y), None),
-            ("huber", (y_hat, y), None),
-            ("binary_cross_entropy", (p[:, 0], soft[:, 0]), {"p": unit, "y": unit}),
-            ("binary_cross_entropy_with_logits", (y_hat[:, 0], soft[:, 0]), {"y": unit}),
-            ("cross_entropy", (p, labels), {"p": unit}),
-            ("cross_entropy_with_logits", (y_hat, labels), None),
-            ("linear_cross_entropy", (X, W, b, labels), None),
-        ):
-            rules.append(_pair(losses, name, *args, label=reduction, domain=domain, reduction=reduction))
+    X, W, b = _normal(2, 5, 4), _normal(3, 4, 3), _normal(4, 3)
+    unit, inner = (0.0, 1.0), (0.01, 0.99)  # dL/dy = log(1 - p) - log p is infinite at p = 0 and 1, as L may be
+    each: list[tuple[str, tuple[Any, ...], Any]] = [
+        ("l1", (y_hat, y), None),
+        ("mse", (y_hat, y), None),
+        ("huber", (y_hat, y), None),
+        ("binary_cross_entropy", (p[:, 0], labels % 2), {"p": unit}),
+        ("binary_cross_entropy_with_logits", (y_hat[:, 0], soft[:, 0]), {"y": unit}),
+        ("cross_entropy", (p, labels), {"p": unit}),
+        ("cross_entropy_with_logits", (y_hat, labels), None),
+        ("linear_cross_entropy", (X, W, b, labels), None),
+    ]
+    rules = [_pair(losses, name, *args, domain=domain) for name, args, domain in each]
     rules += [
+        _pair(losses, name, *args, label="none", domain=domain, reduction="none")
+        for name, args, domain in each
+        if name.endswith(("mse", "logits", "linear_cross_entropy"))
+    ]
+    rules += [
+        _pair(losses, "cross_entropy_with_logits", y_hat, labels, label="sum", reduction="sum"),
+        _pair(losses, "binary_cross_entropy", p[:, 0], soft[:, 0], label="soft", domain={"p": inner, "y": unit}),
         _pair(losses, "mse", y_hat, y, label="weights", weights=weights),
         _pair(losses, "huber", y_hat, y, label="delta", delta=0.5),
-        _pair(losses, "cross_entropy", p, soft, label="soft", domain={"p": unit, "y": unit}),
+        _pair(losses, "cross_entropy", p, soft, label="soft", domain={"p": inner, "y": unit}),
         _pair(losses, "cross_entropy_with_logits", y_hat, soft, label="soft", domain={"y": unit}),
         _pair(losses, "cross_entropy_with_logits", y_hat, labels, label="weights", weights=weights),
         _pair(losses, "cross_entropy_with_logits", y_hat, labels, label="smoothed", label_smoothing=0.1),

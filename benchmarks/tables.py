@@ -1,0 +1,54 @@
+"""Write the tables of the README from the tracked results: python -m benchmarks.tables [--check]."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def mlp(found: dict[str, Any]) -> str:
+    """One training step against the rivals."""
+    lines = [f"{found['question'].capitalize()}:", "", "| | ms a step | fundl / this | loss after the epoch |"]
+    lines.append("|---|---|---|---|")
+    for r in found["results"]:
+        lines.append(f"| {r['name']} | {r['step_ms']:.2f} | {r['ratio']:.2f} | {r['loss']:.4f} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"mlp": mlp}
+
+
+def render(text: str) -> str:
+    """The text with each table between its markers written anew from the results."""
+    for name, table in TABLES.items():
+        found = json.loads((HERE / "results" / f"{name}.json").read_text())
+        versions = found["machine"]["versions"]
+        about = ", ".join(f"{k} {v}" for k, v in versions.items() if v)
+        body = f"{table(found)}\n\n{found['machine']['cores']} cores ({found['machine']['processor']}); {about}."
+        pattern = re.compile(rf"(<!-- benchmarks: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no markers for the table {name!r}.")
+        text = pattern.sub(lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text)
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the README is stale; write nothing")
+    arguments = parser.parse_args()
+    old = README.read_text()
+    new = render(old)
+    if arguments.check:
+        return int(old != new)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

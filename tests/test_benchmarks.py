@@ -1,0 +1,42 @@
+"""The tables of the README are those of the tracked results, and the stopwatch and the gate work."""
+
+import json
+import time
+
+import pytest
+
+from benchmarks import stopwatch, tables
+
+
+def test_readme_tables_are_generated_from_the_results():
+    text = tables.README.read_text()
+    assert tables.render(text) == text, "run: python -m benchmarks.tables"
+
+
+def test_a_typed_figure_is_noticed():
+    text = tables.README.read_text()
+    ratio = json.loads((tables.HERE / "results" / "mlp.json").read_text())["results"][1]["ratio"]
+    typed = text.replace(f"| {ratio:.2f} |", "| 0.01 |", 1)
+    assert typed != text
+    assert tables.render(typed) != typed
+
+
+def test_stopwatch_interleaves_and_keeps_the_first_call_apart():
+    order = []
+
+    def slow():
+        order.append("slow")
+        time.sleep(0.02)
+
+    times = stopwatch.interleave({"slow": slow, "quick": lambda: order.append("quick")}, repeats=3)
+    assert order == ["slow", "quick"] * 4
+    assert len(times["slow"].seconds) == 3
+    assert stopwatch.ratio(times["slow"], times["quick"]) > 2
+
+
+def test_results_name_the_machine_and_every_rival_reached_the_same_loss():
+    found = json.loads((tables.HERE / "results" / "mlp.json").read_text())
+    assert {"cores", "processor", "versions"} <= found["machine"].keys()
+    losses = [r["loss"] for r in found["results"]]
+    assert len(losses) >= 2
+    assert max(losses) - min(losses) == pytest.approx(0, abs=0.01 * max(losses))
