@@ -122,8 +122,8 @@ def fit(
     `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
     squared Newton decrement and R the largest range of x_i V over unit V in the norm of H (self-concordance; it holds
     without any penalty), rounding errors of g included; it is inf where R lambda >= 0.9, where H is singular to
-    rounding, and where the data are separable. `certificate.standard_errors` are those of the sum-to-zero w and b, without
-    penalty only.
+    rounding, and where the data are separable. `certificate.standard_errors` are those of the w and b that
+    sum to zero, without penalty only.
 
     Shapes: X (n, d); y (n,) integer classes 0..k-1, k = num_classes or else the largest label + 1, or (n, k) one-hot or
     soft; weights (n,); l2, l1, tol scalars. params is `Linear` with w (d, k), b (k,); b is 0 with `intercept=False`.

@@ -1,38 +1,43 @@
-"""Newton's method with the whole Hessian: one loop, no search inside it, and the proof of where it ended."""
+"""Newton's method with the whole Hessian: one loop without a search inside, and the proof of where it ended."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fundl._precise import HIGHEST, rows_dot, safe_divide
+from fundl._precise import HIGHEST, matmul, rows_dot, safe_divide
 from fundl._types import Array
-from fundl.newton import _links
+from fundl.newton import _lasso, _links
 from fundl.newton._design import Design
 
 
 class Problem(NamedTuple):
-    """sum_i s_i L_i(x_i theta) + quadratic penalty theta^T K theta / 2, in the coordinates of the design."""
+    """sum_i s_i L_i(x_i theta) + theta^T K theta / 2 + sum_j l1_j norm1(theta_j), in the coordinates of the design."""
 
     Z: Array  # (n, D)
     Y: Array  # (n, k)
     s: Array  # (n,)
     K: Array  # (D, D)
+    l1: Array | None  # (D,)
     fix: Array  # (D, k, D, k): makes the Hessian regular in the directions along which nothing changes
+    free: Array  # no penalty at all
 
 
 class Path(NamedTuple):
-    """Where the loop is: theta, the step from it, and how it went."""
+    """Where the loop is: theta, what is known there, and the step from it."""
 
     theta: Array  # (D, k)
     step: Array  # (D, k), with its length in it
-    f: Array
-    factor: Array  # (D k, D k), Cholesky of the Hessian at theta
-    jitter: Array
-    r: Array  # the largest change of a logit by the whole step
-    r_before: Array
+    g: Array  # the gradient at theta, with l1 the smallest subgradient
+    f: Array  # at theta + step
+    f_before: Array  # at theta
+    H: Array  # (D k, D k), the Hessian of a theta before
+    factor: Array  # its Cholesky factor
+    drift: Array  # the largest change of a logit since H was formed
+    r: Array  # the largest change of a logit by the step
     separating: Array  # steps in a row that separate the classes
     count: Array
+    last: Array  # the step is so small that it is the last
     done: Array
 
 
@@ -50,170 +55,185 @@ class Found(NamedTuple):
     finite: Array
 
 
-def problem(design: Design, Y: Array, s: Array, l2: Array, link: str) -> Problem:
+def problem(design: Design, Y: Array, s: Array, l2: Array, l1: Array | None, link: str) -> Problem:
     """Gather what the loop needs."""
     D, k = design.Z.shape[1], Y.shape[1]
-    inverse_scale = 1 / design.scale
-    K = l2 * inverse_scale[:, None] * design.shortest * inverse_scale[None, :]
-    K = jnp.pad(K, ((0, 1), (0, 1)))
-    eye_k = jnp.eye(k, dtype=Y.dtype)
+    last = (jnp.arange(D) == D - 1).astype(Y.dtype)
     # Where theta may move freely along the null space of Z it stays where it is.
-    free = jnp.pad(design.null, ((0, 1), (0, 1)))
-    no_intercept = design.gram[-1, -1] == 0
-    free = free + jnp.where(no_intercept, 1.0, 0.0).astype(Y.dtype) * jnp.diag((jnp.arange(D) == D - 1).astype(Y.dtype))
-    size = jnp.sum(s) / 4
-    fix = (size * free)[:, None, :, None] * eye_k[None, :, None, :]
+    fix = jnp.pad(design.null, ((0, 1), (0, 1))) * (jnp.sum(s) / 4)
+    fix = fix + jnp.diag(jnp.where(design.gram[-1, -1] == 0, last, jnp.zeros_like(last)))
+    fix = fix[:, None, :, None] * jnp.eye(k, dtype=Y.dtype)[None, :, None, :]
     if link == _links.SOFTMAX:
         # The same number added to all logits changes nothing: the steps sum to zero over the classes.
-        fix = fix + (design.gram / 4)[:, None, :, None] * jnp.full((k, k), 1 / k, Y.dtype)[None, :, None, :]
-    return Problem(design.Z, Y, s, K, fix)
+        shift = design.gram / 4 if l1 is None else jnp.diag(last) * (jnp.sum(s) / 4)
+        fix = fix + shift[:, None, :, None] * jnp.full((1, k, 1, k), 1 / k, Y.dtype)
+    return Problem(
+        Z=design.Z,
+        Y=Y,
+        s=s,
+        K=penalty_matrix(design, l2),
+        l1=None if l1 is None else jnp.concatenate([l1 / design.scale, jnp.zeros_like(l1)[None]]),
+        fix=fix,
+        free=(l2 == 0) if l1 is None else (l2 == 0) & (l1 == 0),
+    )
 
 
-def logits(P: Problem, theta: Array) -> Array:
-    return jnp.matmul(P.Z, theta, precision=HIGHEST)
+def penalty_matrix(design: Design, l2: Array) -> Array:
+    """K with theta^T K theta = l2 norm2(w)^2 (D, D); the intercept is free."""
+    inverse_scale = 1 / design.scale
+    return jnp.pad(l2 * inverse_scale[:, None] * design.shortest * inverse_scale[None, :], ((0, 1), (0, 1)))
 
 
 def penalty(P: Problem, theta: Array) -> Array:
-    return jnp.vdot(theta, jnp.matmul(P.K, theta, precision=HIGHEST), precision=HIGHEST) / 2
+    """The value of the penalties."""
+    quadratic = jnp.vdot(theta, matmul(P.K, theta), precision=HIGHEST) / 2
+    return quadratic if P.l1 is None else quadratic + jnp.sum(P.l1[:, None] * jnp.abs(theta))
 
 
-def gradient(P: Problem, link: str, z: Array, theta: Array) -> tuple[Array, Array]:
-    """The gradient in theta, and the residuals s_i (p_i - y_i)."""
-    alpha = _links.residual(link, z, P.Y, P.s)
-    return rows_dot(P.Z, alpha) + jnp.matmul(P.K, theta, precision=HIGHEST), alpha
-
-
-def hessian(P: Problem, link: str, z: Array) -> tuple[Array, Array]:
-    """The Hessian (D k, D k), regular, and what was added to its diagonal against rounding."""
+def hessian(P: Problem, link: str, z: Array) -> Array:
+    """The Hessian (D k, D k), made regular."""
     h, q = _links.curvature(link, z, P.Y, P.s)
     k = z.shape[1]
     H = _links.hessian(P.Z, h, q) + P.fix + P.K[:, None, :, None] * jnp.eye(k, dtype=z.dtype)[None, :, None, :]
     H = H.reshape(H.shape[0] * k, H.shape[0] * k)
-    jitter = 4 * H.shape[0] * jnp.finfo(H.dtype).eps * jnp.diagonal(H)
-    return H + jnp.diag(jitter), jnp.max(jitter)
+    return H + jnp.diag(jitter(H))
+
+
+def jitter(H: Array) -> Array:
+    """What is added to the diagonal against rounding."""
+    return 4 * H.shape[0] * jnp.finfo(H.dtype).eps * jnp.diagonal(H)
 
 
 def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
     """Newton steps until the next one no longer matters.
 
-    With r the largest change of a logit, f(theta + t step) <= f - t delta + delta (exp(t r) - t r - 1) / r^2, which
-    falls until t = log(1 + r) / r. That length needs no search; the full step is taken where it is lower.
+    With r the largest change of a logit by the step v, delta the decrease that the linear part promises, c = v^T H v,
+    f(theta + t v) <= f - t delta + c (exp(t r) - t r - 1) / r^2, which is least at t = log(1 + r delta / c) / r.
+    That length needs no search; the full step is taken where it is lower. Where a step hardly changes the logits, the
+    next keeps its Hessian.
     Source: Bach, Self-concordant analysis for logistic regression, Electronic Journal of Statistics 4 (2010).
     """
     eps = jnp.finfo(P.Z.dtype).eps
     start = rows_dot(P.Z, jnp.zeros_like(P.Y))
     p = start.size
+    zero, one = jnp.zeros_like(start[0, 0]), jnp.ones_like(start[0, 0])
 
     def body(path: Path) -> Path:
         theta = path.theta + path.step
-        z = logits(P, theta)
-        f = _links.value(link, z, P.Y, P.s) + penalty(P, theta)
-        g, _ = gradient(P, link, z, theta)
-        H, jitter = hessian(P, link, z)
-        factor = jnp.linalg.cholesky(H)
-        step = -jax.scipy.linalg.cho_solve((factor, True), g.reshape(p)).reshape(g.shape)
-        dz = logits(P, step)
+        z = matmul(P.Z, theta)
+        g = rows_dot(P.Z, _links.residual(link, z, P.Y, P.s)) + matmul(P.K, theta)
+
+        def refresh(_: Array) -> tuple[Array, Array, Array]:
+            H = hessian(P, link, z)
+            return H, jnp.linalg.cholesky(H), zero
+
+        def keep(_: Array) -> tuple[Array, Array, Array]:
+            return path.H, path.factor, path.drift + path.r
+
+        H, factor, drift = jax.lax.cond(path.r > 0.03, refresh, keep, zero)
+        if P.l1 is None:
+            whole = -jax.scipy.linalg.cho_solve((factor, True), g.reshape(p)).reshape(g.shape)
+            delta = curve = -jnp.vdot(g, whole)
+        else:
+            whole, g, delta, curve = _lasso.step(H, g, theta, P.l1)
+        dz = matmul(P.Z, whole)
         r = jnp.max(_links.spread(dz))
-        t = jnp.where(r > 0, jnp.log1p(r) / jnp.where(r > 0, r, jnp.ones_like(r)), jnp.ones_like(r))
-        whole = _links.value(link, z + dz, P.Y, P.s) + penalty(P, theta + step)
-        short = _links.value(link, z + t * dz, P.Y, P.s) + penalty(P, theta + t * step)
-        t = jnp.where((r < 0.1) | (whole <= short), jnp.ones_like(t), t)
-        delta = -jnp.vdot(g, step)
-        # z separates: no row's loss grows along theta itself. A step that separates, thrice: neither will the next.
+        t = safe_divide(jnp.log1p(r * safe_divide(delta, curve)), r)
+        t = jnp.where(r > 0, jnp.minimum(t, one), one)
+        lengths = jnp.stack([one, t])
+        values = jax.vmap(lambda t: _links.value(link, z + t * dz, P.Y, P.s) + penalty(P, theta + t * whole))(lengths)
+        first = (r < 0.1) | (values[0] <= values[1])
+        t, f = jnp.where(first, one, t), jnp.where(first, values[0], values[1])
         grows = jnp.max(_links.recession(dz, P.Y))
         separating = jnp.where((grows <= 1e-7 * r) & (r > 0.1), path.separating + 1, 0)
-        apart = (jnp.max(_links.recession(z, P.Y)) <= 0) & (jnp.max(_links.spread(z)) > 0) & jnp.all(P.K == 0)
-        small = (r <= jnp.sqrt(eps) / 4) | ((r < 0.5) & (delta <= tol * f))
-        noise = (r < 1e-3) & (r > path.r_before / 2)
-        usable = jnp.isfinite(r) & jnp.isfinite(f)
+        apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (jnp.max(_links.spread(z)) > 0)
+        noise = (path.r < 1e-3) & (r > path.r / 2)
         return Path(
             theta=theta,
-            step=jnp.where(usable & ~apart, t * step, jnp.zeros_like(step)),
+            step=t * whole,
+            g=g,
             f=f,
+            f_before=path.f,
+            H=H,
             factor=factor,
-            jitter=jitter,
+            drift=drift,
             r=r,
-            r_before=r,
             separating=separating,
             count=path.count + 1,
-            done=small | noise | apart | ~usable | (separating >= 3),
+            last=(r * (drift + r) <= eps / 16) | ((r < 0.5) & (delta <= tol * f)),
+            done=path.last | noise | apart | ~(jnp.isfinite(r) & jnp.isfinite(f)) | (separating >= 3),
         )
 
-    zero = jnp.zeros_like(start[0, 0])
-    big = zero + jnp.inf
+    false = jnp.zeros((), bool)
     first = Path(
-        theta=start,
-        step=start,
-        f=big,
-        factor=jnp.zeros_like(P.fix).reshape(p, p),
-        jitter=zero,
-        r=big,
-        r_before=big,
-        separating=jnp.zeros((), jnp.int32),
-        count=jnp.zeros((), jnp.int32),
-        done=jnp.zeros((), bool),
-    )
-    path = jax.lax.while_loop(lambda path: ~path.done & (path.count < max_steps), body, first)
+        theta=start, step=start, g=start, f=zero, f_before=zero,
+        H=jnp.zeros_like(P.fix).reshape(p, p), factor=jnp.zeros_like(P.fix).reshape(p, p), drift=zero, r=one,
+        separating=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32), last=false, done=false,
+    )  # fmt: skip
+    path = jax.lax.while_loop(lambda path: ~path.done & (path.count <= max_steps), body, first)
     return finish(P, link, path)
 
 
 def finish(P: Problem, link: str, path: Path) -> Found:
-    """Take the last step, and prove how far at most the minimum can be.
+    """Prove how far at most the minimum can be.
 
     At theta, with the Hessian H, lambda^2 = g^T H^-1 g, and R the largest range of x_i v over all v with v^T H v = 1,
-    f - f* <= lambda^2 / (2 (1 - R lambda)) where R lambda < 1 (from Bach 2010, proposition 1, minimised over v).
-    H was formed one step earlier and may be larger there by the factor exp(r). The rounding errors of g are added.
+    f - f* <= lambda^2 / (2 (1 - R lambda)) where R lambda < 1 (Bach 2010, proposition 1, minimised over v). H was
+    formed where the logits differ by `drift`, and may be larger there by the factor exp(drift). The rounding errors
+    of g are added: abs(dg_j) <= eps sum_i abs(x_ij) (abs(alpha_i) + h_i dz_i), by the Cauchy-Schwarz inequality.
     """
     eps = jnp.finfo(P.Z.dtype).eps
-    theta = path.theta + path.step
-    z = logits(P, theta)
-    f = _links.value(link, z, P.Y, P.s) + penalty(P, theta)
-    g, alpha = gradient(P, link, z, theta)
+    theta, g = path.theta, path.g
     p, k = theta.size, theta.shape[1]
     inverse = jax.scipy.linalg.cho_solve((path.factor, True), jnp.eye(p, dtype=theta.dtype))
-    norm_x = jnp.sqrt(jnp.max(jnp.sum(P.Z * P.Z, axis=1)))
-    column = jnp.sqrt(jnp.sum(P.Z * P.Z, axis=0))
-    drift = jnp.minimum(path.r, 1.0)
-    # |dg| <= sum_i |x_ij| (|alpha_i| + h_i |dz_i|) eps, by Cauchy and Schwarz
-    h, _ = _links.curvature(link, z, P.Y, P.s)
-    dz = 2 * norm_x * jnp.linalg.norm(theta)
-    error = 8 * eps * (column * (jnp.linalg.norm(alpha) + jnp.linalg.norm(h) * dz))[:, None]
-    error = error + 8 * eps * jnp.matmul(jnp.abs(P.K), jnp.abs(theta), precision=HIGHEST)
-    flat, rounding = g.reshape(p), jnp.broadcast_to(error, g.shape).reshape(p)
-    decrement = jnp.sqrt(jnp.abs(jnp.vdot(flat, jnp.matmul(inverse, flat, precision=HIGHEST)))) + jnp.sqrt(
-        jnp.vdot(rounding, jnp.matmul(jnp.abs(inverse), rounding, precision=HIGHEST))
+    squares = P.Z * P.Z
+    norm_x = jnp.sqrt(jnp.max(jnp.sum(squares, axis=1)))
+    # sum_i alpha_i^2 <= 2 sum_i s_i sum_i s_i L_i, and h_i <= s_i: no further pass over the rows
+    s_norm = jnp.linalg.norm(P.s)
+    alpha = jnp.minimum(s_norm, jnp.sqrt(2 * jnp.max(P.s) * path.f_before))
+    noise = jnp.sqrt(jnp.sum(squares, axis=0)) * (alpha + s_norm * 2 * norm_x * jnp.linalg.norm(theta))
+    error = 8 * eps * (noise[:, None] + matmul(jnp.abs(P.K), jnp.abs(theta)))
+    if P.l1 is not None:
+        error = error + 8 * eps * P.l1[:, None]
+    flat, rounding = g.reshape(p), error.reshape(p)
+    drift = jnp.exp(jnp.minimum(path.drift, 1.0))
+    decrement = jnp.sqrt(jnp.abs(jnp.vdot(flat, matmul(inverse, flat)))) + jnp.sqrt(
+        jnp.vdot(rounding, matmul(jnp.abs(inverse), rounding))
     )
-    decrement = decrement * jnp.sqrt(2 * jnp.exp(drift))
+    decrement = decrement * jnp.sqrt(2 * drift)  # twice: against what was added to H
     norm_inverse = jnp.linalg.norm(inverse)
-    R = norm_x * jnp.sqrt((1 if k == 1 else 2) * norm_inverse * jnp.exp(drift))
-    u = R * decrement
-    trusted = (u < 0.9) & (path.r < 1) & (path.jitter * norm_inverse < 0.5)
+    u = decrement * norm_x * jnp.sqrt((1 if k == 1 else 2) * norm_inverse * drift)
+    trusted = (u < 0.9) & (path.drift < 1) & (jnp.max(jitter(path.H)) * norm_inverse < 0.5)
     bound = jnp.where(trusted, decrement**2 / 2 / (1 - jnp.where(trusted, u, jnp.zeros_like(u))), jnp.inf)
-    direction, separates = separation(P, theta, path, trusted)
+    if P.l1 is not None:
+        gap = _lasso.duality_gap(link, P.Z, P.Y, P.s, jnp.diagonal(P.K), P.l1, theta)
+        bound = jnp.minimum(bound, jnp.where(P.free, jnp.inf, gap))
+    direction, separates = separation(P, path, trusted)
     return Found(
         theta=theta,
-        f=f,
+        f=path.f_before,
         g=g,
         inverse=inverse,
         bound=bound,
         direction=direction,
         separates=separates,
-        steps=path.count,
-        finite=jnp.isfinite(f) & jnp.all(jnp.isfinite(theta)),
+        steps=path.count - 1,
+        finite=jnp.isfinite(path.f) & jnp.isfinite(path.f_before) & jnp.all(jnp.isfinite(theta)),
     )
 
 
-def separation(P: Problem, theta: Array, path: Path, trusted: Array) -> tuple[Array, Array]:
+def separation(P: Problem, path: Path, trusted: Array) -> tuple[Array, Array]:
     """A direction along which no row's loss grows and some row's falls, and whether there is one.
 
     With a penalty on w only b can run away: where a class never occurs. Without, theta itself is such a direction
     once all rows are on their side, or the last Newton step, freed from what it does to the rows that stay.
     """
     eps = jnp.finfo(P.Z.dtype).eps
+    theta = path.theta
     D, k = theta.shape
     total = jnp.sum(P.s[:, None] * P.Y, axis=0)
-    intercept = P.Z[:, -1:]
-    mass = jnp.sum(P.s[:, None] * intercept)
+    ones = P.Z[:, -1:]
+    mass = jnp.sum(P.s[:, None] * ones)
     if k == 1:
         alone = jnp.where(total >= mass, 1.0, jnp.where(total <= 0, -1.0, 0.0)).astype(theta.dtype)
     else:
@@ -221,34 +241,29 @@ def separation(P: Problem, theta: Array, path: Path, trusted: Array) -> tuple[Ar
     alone = jnp.where(mass > 0, alone, jnp.zeros_like(alone))
     only_b = jnp.where((jnp.arange(D) == D - 1)[:, None], alone[None, :], jnp.zeros_like(theta))
     empty = jnp.any(alone != 0)
-    free = jnp.all(P.K == 0) & ~empty
+    z, dz = matmul(P.Z, theta), matmul(P.Z, path.step)
+    size = jnp.max(_links.spread(z))
+    apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (size > 0)
+    reach = jnp.max(_links.spread(dz))
 
-    def grows(v: Array) -> tuple[Array, Array]:
-        z = logits(P, v)
-        return jnp.max(_links.recession(z, P.Y)), jnp.max(_links.spread(z))
-
-    def look(v: Array) -> Array:
-        # Rows (and classes) that tie along v shall tie exactly: project onto the null space of those rows.
-        z = logits(P, v)
-        near = 1e-5 * jnp.max(_links.spread(z))
-        tied = jnp.abs(z) <= near if k == 1 else jnp.max(z, axis=1, keepdims=True) - z <= near
-        h = jnp.where(P.s[:, None] > 0, tied.astype(z.dtype), jnp.zeros_like(z))
-        q = jnp.zeros_like(h) if k == 1 else safe_divide(h, jnp.sqrt(jnp.sum(h, axis=1, keepdims=True)) + 0 * h)
-        gram = _links.hessian(P.Z, h, q) + P.fix * (2 / (1 + jnp.sum(P.s)))
-        values, V = jnp.linalg.eigh(gram.reshape(theta.size, theta.size))
-        V = jnp.where((values <= 1e3 * eps * theta.size * jnp.maximum(values[-1], eps))[None, :], V, jnp.zeros_like(V))
+    def look(v: Array) -> tuple[Array, Array, Array]:
+        # Rows (and classes) that tie along v shall tie exactly: leave the null space of those rows only.
+        tied = jnp.abs(dz) <= 1e-5 * reach if k == 1 else jnp.max(dz, axis=1, keepdims=True) - dz <= 1e-5 * reach
+        h = jnp.where(P.s[:, None] > 0, tied.astype(dz.dtype), jnp.zeros_like(dz))
+        q = jnp.zeros_like(h) if k == 1 else h * safe_divide(jnp.ones_like(h), jnp.sqrt(jnp.sum(h, 1, keepdims=True)))
+        G = _links.hessian(P.Z, h, q).reshape(theta.size, theta.size)
+        ridge = 1e4 * theta.size * eps * (jnp.max(jnp.diagonal(G)) + eps)
+        factor = jnp.linalg.cholesky(G + jnp.diag(jnp.full_like(G[0], ridge)))
         v = v.reshape(theta.size)
-        for _ in range(2):
-            v = jnp.matmul(V, jnp.matmul(V.T, v, precision=HIGHEST), precision=HIGHEST)
-        return v.reshape(theta.shape)
+        for _ in range(3):
+            v = ridge * jax.scipy.linalg.cho_solve((factor, True), v)
+        v = v.reshape(theta.shape)
+        z = matmul(P.Z, v)
+        return v, jnp.max(_links.recession(z, P.Y)), jnp.max(_links.spread(z))
 
-    growth, size = grows(theta)
-    apart = free & (growth <= 0) & (size > 0)
-    search = free & ~apart & ~(trusted & (path.separating == 0))
-    step = path.step / jnp.maximum(jnp.max(jnp.abs(path.step)), jnp.finfo(theta.dtype).tiny)
-    cleaned = jax.lax.cond(search, look, lambda v: jnp.zeros_like(v), step)
-    growth, size = grows(cleaned)
-    quasi = search & (growth <= 1e3 * eps * size) & (size > 1e-3 * jnp.max(_links.spread(logits(P, step))))
+    search = P.free & ~empty & ~apart & ~(trusted & (path.separating == 0))
+    cleaned, growth, left = jax.lax.cond(search, look, lambda v: (v, reach, reach), path.step)
+    quasi = search & (growth <= 1e3 * eps * left) & (left > 1e-3 * reach)
     direction = jnp.where(empty, only_b, jnp.where(apart, theta, cleaned))
-    size = jnp.max(_links.spread(logits(P, direction)))
+    size = jnp.where(empty, jnp.ones_like(size), jnp.where(apart, size, left))
     return safe_divide(direction, jnp.broadcast_to(size, direction.shape)), empty | apart | quasi

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fundl._precise import HIGHEST, matmul, rows_dot, safe_divide
+from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._types import Array
 
 
@@ -63,54 +63,43 @@ def standardise(X: Array, s: Array, m: Array, scale: Array, intercept: bool) -> 
     return jnp.concatenate([Z, ones[:, None]], axis=1)
 
 
-def design(X: Array, s: Array, intercept: bool) -> Design:
+def design(X: Array, s: Array, intercept: bool, sparse: bool) -> Design:
     """Standardise and find the null space of Z."""
     m, scale = shift_and_scale(X, s, intercept)
     Z = standardise(X, s, m, scale, intercept)
     gram = rows_dot(Z, s[:, None] * Z)
-    null, shortest, rank = null_space(gram[:-1, :-1], scale, X.shape[0])
+    null, shortest, rank = null_space(gram[:-1, :-1], scale)
+    if sparse:
+        # l1 chooses among the w with the same logits itself; only columns of zeros are held where they are.
+        null = jnp.diag((jnp.diagonal(gram)[:-1] == 0).astype(X.dtype))
+        shortest = jnp.zeros_like(shortest) + jnp.eye(X.shape[1], dtype=X.dtype)
     return Design(Z, m, scale, gram, null, shortest, rank)
 
 
-def null_space(C: Array, scale: Array, n: int) -> tuple[Array, Array, Array]:
+def null_space(C: Array, scale: Array) -> tuple[Array, Array, Array]:
     """Projections onto the null space of C, and off it in the units of w; and the rank.
 
-    Singular values below sqrt(eps max(n, d)) of the largest count as 0, which is where C itself is rounded.
+    Singular values of Z below sqrt(32 eps) to sqrt(4 eps d) of the largest count as 0, which is where C is rounded.
     """
     d = C.shape[0]
-    eps = jnp.finfo(C.dtype).eps
-    tolerance = 4 * eps * max(d, 8)
-    diagonal = jnp.diagonal(C)
-    root = jnp.sqrt(jnp.where(diagonal > 0, diagonal, jnp.ones_like(diagonal)))
-    R = C / root[:, None] / root[None, :]
-    pivots = jnp.diagonal(jnp.linalg.cholesky(R))
+    tolerance = 4 * float(jnp.finfo(C.dtype).eps) * max(d, 8)
+    eye = jnp.eye(d, dtype=C.dtype)
+    largest = jnp.max(jnp.diagonal(C))
+    pivots = jnp.diagonal(jnp.linalg.cholesky(C))
     # The smallest pivot bounds the smallest eigenvalue from above only; with a margin it sorts out the common case.
-    full = jnp.all(pivots * pivots > 1e4 * tolerance)
-    eye = jnp.zeros_like(C) + jnp.eye(d, dtype=C.dtype)
+    full = jnp.all(pivots * pivots > 1e4 * tolerance * largest)
 
-    def regular(_: Array) -> tuple[Array, Array, Array]:
-        return jnp.zeros_like(C), eye, jnp.zeros_like(pivots) + 1 > 0
+    def regular(C: Array) -> tuple[Array, Array, Array]:
+        return jnp.zeros_like(C), jnp.zeros_like(C) + eye, jnp.zeros((), jnp.int32)
 
-    def deficient(R: Array) -> tuple[Array, Array, Array]:
-        eigenvalues, V = jnp.linalg.eigh(R)
-        kept = eigenvalues > tolerance * eigenvalues[-1]
-        N = jnp.where(kept[None, :], jnp.zeros_like(V), V) / root[:, None]
-        inside = _projector(N)
-        return inside, eye - _projector(N / scale[:, None]), kept
+    def deficient(C: Array) -> tuple[Array, Array, Array]:
+        eigenvalues, V = jnp.linalg.eigh(C)
+        lost = ~(eigenvalues > tolerance * eigenvalues[-1])[None, :]  # the first ones
+        N = jnp.where(lost, V, jnp.zeros_like(V))
+        W = N / scale[:, None]
+        Q, _ = jnp.linalg.qr(safe_divide(W, jnp.broadcast_to(jnp.max(jnp.abs(W), axis=0, keepdims=True), W.shape)))
+        Q = jnp.where(lost, Q, jnp.zeros_like(Q))
+        return matmul(N, N.T), eye - matmul(Q, Q.T), jnp.sum(lost).astype(jnp.int32)
 
-    null, shortest, kept = jax.lax.cond(full, regular, deficient, R)
-    return null, shortest, jnp.sum(kept).astype(jnp.int32)
-
-
-def _projector(N: Array) -> Array:
-    """The orthogonal projection onto the columns of N that are not 0."""
-    size = jnp.sqrt(jnp.sum(N * N, axis=0))
-    N = safe_divide(N, jnp.broadcast_to(size[None, :], N.shape))
-    U, singular, _ = jnp.linalg.svd(N, full_matrices=False)
-    U = jnp.where((singular > 1e-3 * jnp.finfo(N.dtype).eps ** 0.25)[None, :], U, jnp.zeros_like(U))
-    return matmul(U, U.T)
-
-
-def quadratic(A: Array, v: Array) -> Array:
-    """sum over the columns of v^T A v."""
-    return jnp.vdot(v, jnp.matmul(A, v, precision=HIGHEST), precision=HIGHEST)
+    null, shortest, lost = jax.lax.cond(full, regular, deficient, C)
+    return null, shortest, d - lost

@@ -1,36 +1,41 @@
-"""The fit of both models: refusals, one compiled program, and the Fit that comes out of it."""
+"""The fit of both models: one compiled program from the data to the Fit, and its derivatives."""
 
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fundl import _check
-from fundl._precise import matmul
+from fundl._precise import HIGHEST, matmul, rows_dot
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.newton import _dense, _links
-from fundl.newton._design import design
+from fundl.newton._design import Design, design, standardise
 
 METHODS = ("auto", "newton")
 
 
 class Solution(NamedTuple):
-    """What the compiled program returns, in the units of X."""
+    """What the solver returns, in the units of X; the parts after `code` are constants for the derivatives."""
 
-    w: Array
-    b: Array
+    w: Array  # (d, k)
+    b: Array  # (k,)
     f: Array
     gradient_norm: Array
     bound: Array
     steps: Array
-    rank: Array
-    code: Array
     w_error: Array
     b_error: Array
     w_direction: Array
     b_direction: Array
+    code: Array
+    m: Array
+    scale: Array
+    null: Array
+    shortest: Array
+    rank: Array
 
 
 def fit(
@@ -51,80 +56,192 @@ def fit(
     Y (n, 1) with the link "sigmoid", (n, k) with "softmax"; X and Y are floating and of one dtype.
     """
     _check.choice("method", method, METHODS)
-    _check.nonnegative("l2", l2)
-    _check.nonnegative("l1", l1)
-    _check.nonnegative("tol", tol)
-    if weights is not None:
-        _check.refuse_where(lambda v: ~jnp.any(v > 0)[None], "weights", weights, "must not all be 0")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1; got {max_steps}.")
     numbers = []
     for name, value in (("l2", l2), ("l1", l1), ("tol", tol)):
+        _check.nonnegative(name, value)
         value = _check.array(name, value)
         if value.ndim:
             raise ValueError(f"{name} must be one number, shape (); got shape {value.shape}. Use vmap for many.")
         numbers.append(value.astype(X.dtype))
+    sparse = not (_check.concrete(l1) and float(l1) == 0)  # type: ignore[arg-type]
+    if weights is not None:
+        _check.refuse_where(lambda v: ~jnp.any(v > 0)[None], "weights", weights, "must not all be 0")
     s = jnp.ones_like(X[:, 0]) if weights is None else weights
-    found = _jitted(X, Y, s, *numbers, jnp.asarray(max_steps, jnp.int32), link, bool(intercept))
-    return _package(found, link)
+    return _jitted(X, Y, s, *numbers, max_steps, link, bool(intercept), sparse)
 
 
-@functools.partial(jax.jit, static_argnums=(7, 8))
+@functools.partial(jax.jit, static_argnums=(7, 8, 9))
 def _jitted(
-    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool
-) -> Solution:
-    return _solution(X, Y, s, l2, l1, tol, max_steps, link, intercept)
+    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool,
+    sparse: bool,
+) -> Fit:  # fmt: skip
+    found = _solution(X, Y, s, l2, l1, tol, max_steps, link, intercept, sparse)
+    return _package(found, link == _links.SIGMOID)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(7, 8, 9))
 def _solution(
-    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool
-) -> Solution:
+    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool,
+    sparse: bool,
+) -> Solution:  # fmt: skip
     Y = jnp.where((s > 0)[:, None], Y, jnp.zeros_like(Y))
-    parts = design(X, s, intercept)
-    P = _dense.problem(parts, Y, s, l2, link)
+    parts = design(X, s, intercept, sparse)
+    P = _dense.problem(parts, Y, s, l2, l1 if sparse else None, link)
     found = _dense.minimise(P, link, tol, max_steps)
-    k = Y.shape[1]
-
-    def outside(theta: Array) -> tuple[Array, Array]:
-        """theta in the units of X."""
-        w = matmul(parts.shortest, theta[:-1] / parts.scale[:, None])
-        return w, theta[-1] - matmul(parts.m[None, :], w)[0]
-
-    w, b = outside(found.theta)
-    w_direction, b_direction = outside(found.direction)
+    w, b = _outside(found.theta, parts)
+    w_direction, b_direction = _outside(found.direction, parts)
     g = parts.scale[:, None] * found.g[:-1] + parts.m[:, None] * found.g[-1][None, :]
-    gradient_norm = jnp.sqrt(jnp.sum(g * g) + jnp.sum(found.g[-1] ** 2))
-    # b = theta_b - m w is rounded: its error moves every logit.
-    db = 2 * jnp.finfo(X.dtype).eps * (jnp.abs(b) + jnp.max(jnp.abs(parts.m[:, None] * w), axis=0) * w.shape[0])
-    db = jnp.sum(db) * (1 if intercept else 0)
-    moved = jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
-    bound = found.bound + moved
-    w_error, b_error = _standard_errors(found.inverse, parts, k)
-    free = (l2 == 0) & (l1 == 0)
+    # b = theta_b - m w is rounded, and its error moves every logit.
     eps = jnp.finfo(X.dtype).eps
+    db = jnp.abs(b) + jnp.sum(jnp.abs(parts.m[:, None] * w), axis=0)
+    db = jnp.max(db) * (2 * eps if intercept else 0)
+    bound = found.bound + jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
     # The bound counts rounding errors at their worst, so it stops falling above the rounding of f itself.
     converged = bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(~converged & (found.steps >= max_steps), int(Status.max_steps), code)
-    code = jnp.where(converged & free & (parts.rank < X.shape[1]), int(Status.rank_deficient), code)
+    code = jnp.where(converged & P.free & (parts.rank < X.shape[1]), int(Status.rank_deficient), code)
     code = jnp.where(found.separates, int(Status.separable), code)
-    code = jnp.where(found.finite & (jnp.sum(s) > 0), code, int(Status.non_finite)).astype(jnp.int32)
-    nothing = found.separates | ~found.finite
+    finite = found.finite & (jnp.sum(s) > 0)
+    code = jnp.where(finite, code, int(Status.non_finite)).astype(jnp.int32)
+    w_error, b_error = _standard_errors(found.inverse, parts, Y.shape[1])
+    exists = P.free & finite & ~found.separates
     return Solution(
-        w=w,
-        b=b,
-        f=found.f,
-        gradient_norm=gradient_norm,
-        bound=jnp.where(nothing, jnp.full_like(bound, jnp.inf), bound),
+        w=jnp.where(finite, w, jnp.full_like(w, jnp.nan)),
+        b=jnp.where(finite, b, jnp.full_like(b, jnp.nan)),
+        f=jnp.where(finite, found.f, jnp.full_like(bound, jnp.nan)),
+        gradient_norm=jnp.sqrt(jnp.sum(g * g) + jnp.sum(found.g[-1] ** 2)),
+        bound=jnp.where(finite & ~found.separates, bound, jnp.full_like(bound, jnp.inf)),
         steps=found.steps,
-        rank=parts.rank,
+        w_error=jnp.where(exists, w_error, jnp.full_like(w_error, jnp.nan)),
+        b_error=jnp.where(exists, b_error, jnp.full_like(b_error, jnp.nan)),
+        w_direction=jnp.where(found.separates, w_direction, jnp.full_like(w, jnp.nan)),
+        b_direction=jnp.where(found.separates, b_direction, jnp.full_like(b, jnp.nan)),
         code=code,
-        w_error=jnp.where(nothing | ~free, jnp.full_like(w_error, jnp.nan), w_error),
-        b_error=jnp.where(nothing | ~free, jnp.full_like(b_error, jnp.nan), b_error),
-        w_direction=w_direction,
-        b_direction=b_direction,
+        m=parts.m,
+        scale=parts.scale,
+        null=parts.null,
+        shortest=parts.shortest,
+        rank=parts.rank,
     )
 
 
-def _standard_errors(inverse: Array, parts: Any, k: int) -> tuple[Array, Array]:
+def _outside(theta: Array, parts: Any) -> tuple[Array, Array]:
+    """theta in the units of X: w and b."""
+    w = matmul(parts.shortest, theta[:-1] / parts.scale[:, None])
+    return w, theta[-1] - matmul(parts.m[None, :], w)[0]
+
+
+@_solution.defjvp
+def _solution_jvp(link: str, intercept: bool, sparse: bool, primals: Any, tangents: Any) -> Any:
+    """At the minimum the gradient G(theta, data) is 0, so H dtheta = -(dG/d data) d data, with H the Hessian there.
+
+    Under l1 the coefficients that are 0 stay 0, and the others keep their signs. The shift and the scale of the columns
+    are constants, which changes no derivative.
+    """
+    X, Y, s, l2, l1 = primals[:5]
+    found = _solution(*primals, link, intercept, sparse)
+    constant = jax.lax.stop_gradient(found)
+    m, scale, null = constant.m, constant.scale, constant.null
+    D, k = X.shape[1] + 1, Y.shape[1]
+    theta = jnp.concatenate([found.w * scale[:, None], (found.b + matmul(m[None, :], found.w)[0])[None, :]])
+    sign = jnp.concatenate([jnp.sign(constant.w), jnp.zeros_like(constant.b)[None, :]])
+    last = (jnp.arange(D) == D - 1)[:, None]
+    moves = (sign != 0) | (last & intercept) if sparse else jnp.ones_like(sign, bool) & (~last | intercept)
+    one_over = jnp.concatenate([1 / scale, jnp.zeros_like(scale[:1])])[:, None]
+    keep = s > 0
+
+    def held(v: Array) -> Array:
+        return jnp.where(moves, v, jnp.zeros_like(v))
+
+    def stationarity(X: Array, Y: Array, s: Array, l2: Array, l1: Array, theta: Array) -> Array:
+        Z = _rows(X, keep, m, scale, intercept)
+        # The weights multiply last: a row of weight 0 has no residual here, but its weight has a derivative.
+        Y = jnp.where(keep[:, None], Y, jnp.zeros_like(Y))
+        alpha = _links.residual(link, matmul(Z, theta), Y, jnp.ones_like(s)) * s[:, None]
+        return held(rows_dot(Z, alpha) + l2 * one_over**2 * theta + l1 * one_over * sign)
+
+    def objective(X: Array, Y: Array, s: Array, l2: Array, l1: Array) -> Array:
+        t = jax.lax.stop_gradient(theta)
+        Y = jnp.where(keep[:, None], Y, jnp.zeros_like(Y))
+        z = matmul(_rows(X, keep, m, scale, intercept), t)
+        size = jnp.sum((one_over * t) ** 2) * l2 / 2 + jnp.sum(one_over * jnp.abs(t)) * l1
+        return _links.value(link, z, Y, s) + size
+
+    data = (X, Y, s, l2, l1)
+    _, rhs = jax.jvp(lambda *data: stationarity(*data, theta), data, tuple(tangents[:5]))
+    _, df = jax.jvp(objective, data, tuple(tangents[:5]))
+    Z = _rows(X, keep, m, scale, intercept)
+    h, q = _links.curvature(link, matmul(Z, theta), jnp.where(keep[:, None], Y, jnp.zeros_like(Y)), s)
+    # Along the directions that change nothing dtheta is 0: those of dependent columns, and equal shifts of all classes.
+    fix = jnp.pad(null, ((0, 1), (0, 1)))
+    fix = jnp.where(l2 == 0, fix * jnp.sum(s), jnp.zeros_like(fix))
+    shift = jnp.diag(jnp.where(last[:, 0] | ((l2 == 0) & (not sparse)), 1.0, 0.0).astype(X.dtype))
+    shift = jax.lax.stop_gradient(shift * jnp.sum(s) / 4)
+    fix = jax.lax.stop_gradient(fix)
+
+    def matvec(v: Array) -> Array:
+        u = held(v)
+        out = rows_dot(Z, _links.curvature_times(h, q, matmul(Z, u))) + l2 * one_over**2 * u + matmul(fix, u)
+        if link == _links.SOFTMAX:
+            out = out + matmul(shift, jnp.mean(u, axis=1, keepdims=True) + jnp.zeros_like(u))
+        return jnp.where(moves, out, v)
+
+    H = jax.lax.stop_gradient(_links.hessian(Z, h, q))
+    H = (
+        H
+        + (fix + jnp.diag(jax.lax.stop_gradient(l2) * one_over[:, 0] ** 2))[:, None, :, None]
+        * jnp.eye(k, dtype=X.dtype)[None, :, None, :]
+    )
+    if link == _links.SOFTMAX:
+        H = H + shift[:, None, :, None] * jnp.full((1, k, 1, k), 1 / k, X.dtype)
+    H = H.reshape(D * k, D * k)
+    both = moves.reshape(-1)[:, None] & moves.reshape(-1)[None, :]
+    H = jnp.where(both, H, jnp.eye(D * k, dtype=X.dtype))
+    factor = jnp.linalg.cholesky(H + jnp.diag(_dense.jitter(H)))
+
+    def solve(matvec: Any, rhs: Array) -> Array:
+        v = jnp.zeros_like(rhs)
+        for _ in range(2):
+            v = v + jax.scipy.linalg.cho_solve((factor, True), (rhs - matvec(v)).reshape(-1)).reshape(v.shape)
+        return v
+
+    dtheta = jax.lax.custom_linear_solve(matvec, -rhs, solve, symmetric=True)
+    dw = dtheta[:-1] / scale[:, None]
+    if not sparse:
+        dw = jnp.where((l2 == 0) & (constant.rank < D - 1), _turned(dw, constant, X, tangents[0], s, intercept), dw)
+    db = dtheta[-1] - matmul(m[None, :], dw)[0]
+    out = jax.tree.map(_no_tangent, found)
+    return found, out._replace(w=dw, b=db, f=df)
+
+
+def _turned(dw: Array, constant: Solution, X: Array, dX: Array, s: Array, intercept: bool) -> Array:
+    """Of all dw that fit, the one that keeps w the shortest while the null space N of the columns turns with dX.
+
+    P_N dw = P_N dX^T u for any u with X^T u = w that sums to 0, from X N = const (differentiate N^T w = 0).
+    """
+    s = jax.lax.stop_gradient(s)
+    Z = jax.lax.stop_gradient(_rows(X, s > 0, constant.m, constant.scale, intercept))[:, :-1]
+    C = rows_dot(Z, s[:, None] * Z) + constant.null * jnp.sum(s)
+    factor = jnp.linalg.cholesky(C + jnp.diag(_dense.jitter(C)))
+    u = s[:, None] * matmul(Z, jax.scipy.linalg.cho_solve((factor, True), constant.w / constant.scale[:, None]))
+    turned = rows_dot(jnp.where((s > 0)[:, None], dX, jnp.zeros_like(dX)), u)
+    return matmul(constant.shortest, dw) + turned - matmul(constant.shortest, turned)
+
+
+def _rows(X: Array, keep: Array, m: Array, scale: Array, intercept: bool) -> Array:
+    return standardise(X, keep.astype(X.dtype), m, scale, intercept)
+
+
+def _no_tangent(x: Array) -> Any:
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)
+
+
+def _standard_errors(inverse: Array, parts: Design, k: int) -> tuple[Array, Array]:
     """Roots of the diagonal of the inverse Hessian in the units of X; NaN for columns that depend on others."""
     D = parts.Z.shape[1]
     C = jnp.einsum("iajb->abij", inverse.reshape(D, k, D, k))
@@ -134,33 +251,24 @@ def _standard_errors(inverse: Array, parts: Any, k: int) -> tuple[Array, Array]:
     C = jnp.einsum("aaij->aij", C)
     variance = jnp.diagonal(C, axis1=1, axis2=2)[:, :-1] / (parts.scale**2)[None, :]
     to_b = jnp.concatenate([-parts.m / parts.scale, jnp.ones_like(parts.m[:1])])
-    b_variance = jnp.einsum("i,aij,j->a", to_b, C, to_b, precision=jax.lax.Precision.HIGHEST)
+    b_variance = jnp.einsum("i,aij,j->a", to_b, C, to_b, precision=HIGHEST)
     dependent = jnp.sum(jnp.abs(parts.null), axis=1) > 1e-6
     w_error = jnp.where(dependent[:, None], jnp.full((1, 1), jnp.nan, variance.dtype), jnp.sqrt(variance.T))
     return w_error, jnp.sqrt(b_variance)
 
 
-def _package(found: Solution, link: str) -> Fit:
-    single = link == _links.SIGMOID
-    finite = found.code != int(Status.non_finite)
-    separable = found.code == int(Status.separable)
-
-    def shown(w: Array, b: Array, usable: Array) -> Linear:
-        w, b = (jnp.where(usable, v, jnp.full_like(v, jnp.nan)) for v in (w, b))
+def _package(found: Solution, single: bool) -> Fit:
+    def shown(w: Array, b: Array) -> Linear:
         return Linear(w[:, 0], b[0]) if single else Linear(w, b)
 
-    def number(v: Array) -> Array:
-        return jnp.where(finite, v, jnp.full_like(v, jnp.nan))
-
-    done = (found.code == int(Status.converged)) | (found.code == int(Status.rank_deficient))
     certificate = Certificate(
-        converged=done,
+        converged=(found.code == int(Status.converged)) | (found.code == int(Status.rank_deficient)),
         steps=found.steps,
-        gradient_norm=number(found.gradient_norm),
-        objective=number(found.f),
+        gradient_norm=found.gradient_norm,
+        objective=found.f,
         suboptimality=found.bound,
         rank=found.rank,
-        standard_errors=shown(found.w_error, found.b_error, finite),
-        direction=shown(found.w_direction, found.b_direction, separable),
+        standard_errors=shown(found.w_error, found.b_error),
+        direction=shown(found.w_direction, found.b_direction),
     )
-    return Fit(params=shown(found.w, found.b, finite), certificate=certificate, code=found.code)
+    return Fit(params=shown(found.w, found.b), certificate=certificate, code=found.code)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fundl import losses
-from fundl._precise import exp_minus_abs, exp_shifted, rows_dot
+from fundl._precise import exp_minus_abs, exp_shifted, rows_dot, safe_divide
 from fundl._types import Array
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
@@ -80,3 +80,17 @@ def recession(dz: Array, Y: Array) -> Array:
         return jnp.where(v > 0, (1 - y) * v, -y * v)
     gap = jnp.max(dz, axis=1, keepdims=True) - dz
     return jnp.sum(Y * gap, axis=1)
+
+
+def conjugate(a: Array, Y: Array) -> Array:
+    """L*(a_i) = max over z of a_i z - L_i(z): minus the entropy of the probabilities y_i + a_i; (n,)."""
+    u = jnp.maximum(Y + a, 0)
+    if u.shape[1] == 1:
+        rest = jnp.maximum((1 - Y) - a, 0)
+        return (_xlogx(u) + _xlogx(rest))[:, 0]
+    total = jnp.sum(Y, axis=1, keepdims=True)
+    return jnp.sum(_xlogx(safe_divide(u, jnp.broadcast_to(total, u.shape))) * total, axis=1)
+
+
+def _xlogx(u: Array) -> Array:
+    return u * jnp.log(jnp.where(u > 0, u, jnp.ones_like(u)))
