@@ -97,8 +97,8 @@ def linear_cross_entropy_backward(
         lse = 2 * penalty * (m + jnp.log1p(s)) * dL
     soft = jnp.issubdtype(given[3].dtype, jnp.floating)
     g = cotangent(plan, data, m, s, (ce, lse, u), wanted=(True, True, b is not None, soft))
-    pairs = zip((given[0], given[1], given[2], given[3]), g, strict=True)
-    return gradients(*((x, partial(_the, dx)) for x, dx in pairs if dx is not None))
+    found = [(x, dx) for x, dx in zip(given, g, strict=True) if x is not None and dx is not None]
+    return gradients(*((x, partial(_the, dx)) for x, dx in found))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -110,7 +110,8 @@ def _totals(plan: Plan, X: Array, W: Array, b: Array | None, y: Array, keep: Arr
 def _totals_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Totals, Totals]:
     """Registered: the tiles must be computed anew by each derivative, where autodiff would keep them."""
     data = Data(*primals)
-    m, s, ce, u = out = _totals(plan, *data)
+    out = _totals(plan, *data)
+    m, s = out[:2]
     moving = Tangents(*(None if isinstance(d, SymbolicZero) else d for d in tangents[:4]))
     wanted = tuple(d is not None for d in moving)
     if not any(wanted):
@@ -210,5 +211,5 @@ def _share(share: Array, L: Array) -> Array:
     return jnp.where(share == 0, jnp.zeros_like(L), share * L)
 
 
-def _the(value: Any) -> Any:
+def _the(value: Array) -> Array:
     return value

@@ -56,11 +56,10 @@ def _abstract(*_: Any, jaxpr: ClosedJaxpr, **__: Any) -> Any:
 
 def _jvp(primals: Any, tangents: Any, *, forward: Any, transpose: Any, split: int, **params: Any) -> Any:
     out = linear_pair_p.bind(*primals, forward=forward, transpose=transpose, split=split, **params)
-    fixed, x = primals[:split], primals[split:]
     parts = []
     if any(type(t) is not ad.Zero for t in tangents[split:]):
         dx = [ad.instantiate_zeros(t) for t in tangents[split:]]
-        parts.append(_bind(forward, transpose, fixed, dx))
+        parts.append(_bind(forward, transpose, primals[:split], dx))
     moving = [i for i in range(split) if type(tangents[i]) is not ad.Zero]
     if moving:
 
@@ -70,13 +69,8 @@ def _jvp(primals: Any, tangents: Any, *, forward: Any, transpose: Any, split: in
                 args[i] = v
             return forward(*args)
 
-        primal, tangent = tuple(fixed[i] for i in moving), tuple(tangents[i] for i in moving)
-        parts.append(jax.jvp(of_fixed, primal, tangent)[1])
-    del x
-    total = [ad.Zero.from_primal_value(v) for v in out] if not parts else parts[0]
-    for part in parts[1:]:
-        total = [a + b for a, b in zip(total, part, strict=True)]
-    return out, total
+        parts.append(jax.jvp(of_fixed, tuple(primals[i] for i in moving), tuple(tangents[i] for i in moving))[1])
+    return out, [sum(part[1:], part[0]) for part in zip(*parts, strict=True)]
 
 
 def _transpose(cts: Any, *args: Any, forward: Any, transpose: Any, split: int, **_: Any) -> Any:
@@ -86,7 +80,7 @@ def _transpose(cts: Any, *args: Any, forward: Any, transpose: Any, split: int, *
     return [None] * split + found
 
 
-def _batch(args: Any, dims: Any, *, forward: Any, transpose: Any, split: int, **_: Any) -> Any:
+def _batch(args: Any, dims: Any, *, jaxpr: ClosedJaxpr, forward: Any, transpose: Any, split: int) -> Any:
     size = next(v.shape[d] for v, d in zip(args, dims, strict=True) if d is not None)
     # Every linear argument gets the mapped axis, or the transpose would have to know which to sum.
     x = [batching.bdim_at_front(v, d, size) for v, d in zip(args[split:], dims[split:], strict=True)]
@@ -95,8 +89,7 @@ def _batch(args: Any, dims: Any, *, forward: Any, transpose: Any, split: int, **
     def mapped(f: Any, count: int) -> Any:
         return jax.vmap(f, in_axes=axes + (0,) * count, out_axes=0)
 
-    outs = len(_["jaxpr"].out_avals)
-    out = _bind(mapped(forward, len(x)), mapped(transpose, outs), args[:split], x)
+    out = _bind(mapped(forward, len(x)), mapped(transpose, len(jaxpr.out_avals)), args[:split], x)
     return out, [0] * len(out)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from fundl._types import Array
 from fundl.losses._logit_tiles import (
     Data,
     Plan,
@@ -19,7 +20,6 @@ from fundl.losses._logit_tiles import (
     totals_of,
     varying_zero,
 )
-from fundl._types import Array
 
 # Tiles of 256 x 512 logits stay in the cache of a CPU core and keep its products at full speed.
 ROWS, COLUMNS = 256, 512
@@ -52,7 +52,7 @@ def plan_for(
 ) -> Plan:
     """The plan, with tile sizes chosen for one device's part of the data."""
     n, k = data.X.shape[0], data.W.shape[1]
-    local_n = n // prod(mesh.shape[a] for a in row_axes)  # 1 without axes
+    local_n = n // prod(mesh.shape[a] for a in row_axes)
     local_k = k // prod(mesh.shape[a] for a in column_axes)
     if tile is None:
         rows, columns = tile_size(local_n, ROWS), tile_size(local_k, COLUMNS)
@@ -81,7 +81,7 @@ def totals(plan: Plan, data: Data) -> Totals:
     """`totals_of` on every shard."""
     out = _row_spec(plan)
     outs = (out, out, out, out if plan.uniform else None)
-    return _everywhere(plan, lambda data: totals_of(data, plan), (_specs(plan, data),), outs)(data)
+    return _everywhere(plan, partial(totals_of, plan), (_specs(plan, data),), outs)(data)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -90,7 +90,7 @@ def tangent(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple[Ar
     row = _row_spec(plan)
     ins = (_specs(plan, data), row, row, _specs(plan, d))
     outs = (row, row, row if plan.uniform else None)
-    return _everywhere(plan, lambda *args: tangent_of(*args, plan), ins, outs)(data, m, s, d)
+    return _everywhere(plan, partial(tangent_of, plan), ins, outs)(data, m, s, d)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="wanted")
@@ -100,14 +100,18 @@ def cotangent(
     """`cotangent_of` on every shard."""
     row = _row_spec(plan)
     specs = _specs(plan, data)
+    if plan.mesh is not None:
+        c = jax.tree.map(lambda v: _reshard(plan.mesh, v, row), c)  # one number for all examples may come unsplit
     outs = Tangents(*(spec if want else None for spec, want in zip(specs, wanted, strict=False)))
     ins = (specs, row, row, jax.tree.map(lambda _: row, c))
-    return _everywhere(plan, lambda *args: cotangent_of(*args, plan, wanted), ins, outs)(data, m, s, c)
+    return _everywhere(plan, partial(cotangent_of, plan, wanted), ins, outs)(data, m, s, c)
 
 
 def vary_alike(tangents: Tangents, data: Data) -> Tangents:
-    """Inside shard_map: the tangents marked as differing between devices wherever the data do, so that the transpose
-    sums over the devices what belongs to data they share."""
+    """Inside shard_map: the tangents marked as differing between devices wherever the data do.
+
+    The transpose then sums over the devices what belongs to data that they share.
+    """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return tangents
     return jax.tree.map(lambda v: v + varying_zero((data, tangents), v.dtype), tangents)

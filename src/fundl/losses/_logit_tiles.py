@@ -1,8 +1,8 @@
 """Softmax totals of the logits z = X W + b, tile by tile: the (n, k) logits are never held.
 
-Three loops over tiles of `rows` examples by `columns` classes, each written by hand: `totals_of` (forward), `tangent_of`
-(the change of the totals when X, W, b and y change) and `cotangent_of` (its transpose: the backward). Each tile of
-logits is computed anew by each loop.
+Three loops over tiles of `rows` examples by `columns` classes, each written by hand: `totals_of` (forward),
+`tangent_of` (the change of the totals when X, W, b and y change) and `cotangent_of` (its transpose: the backward).
+Each computes the tiles of logits anew.
 
 The totals per example are the largest logit m, s = sum of exp(z - m) without m's own 1, the cross-entropy
 ce = -sum_k y_k log p_k, and u = -mean_k log p_k for label smoothing; so logsumexp = m + log1p(s) and
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
 
 class Data(NamedTuple):
-    """X (n, d), W (d, k), b (k,) or None, y (n,) classes or (n, k) labels, keep (n,) or None: False leaves a row out."""
+    """X (n, d), W (d, k), b (k,) or None, y (n,) classes or (n, k) labels, keep (n,) or None: False leaves out."""
 
     X: Array
     W: Array
@@ -56,7 +56,7 @@ class Tangents(NamedTuple):
     y: Array | None
 
 
-def totals_of(data: Data, plan: Plan) -> Totals:
+def totals_of(plan: Plan, data: Data) -> Totals:
     """m, s, ce and u (None unless wanted), each (n,): one pass, the logsumexp carried along."""
     n, k = data.X.shape[0], data.W.shape[1]
     dtype = plan.dtype
@@ -75,8 +75,10 @@ def totals_of(data: Data, plan: Plan) -> Totals:
             e = jnp.exp(_shifted(z, M))
             ties = jnp.sum(jnp.where(top, jnp.ones_like(e), jnp.zeros_like(e)), axis=1)
             # s lacks the 1 of one entry at the maximum; when the maximum moves, the old 1 joins and a new one leaves.
-            moved = jnp.where(M > m, (1 + s) * jnp.exp(m - M) - 1, s)
-            s = moved + jnp.sum(jnp.where(top, jnp.zeros_like(e), e), axis=1) + ties
+            # Whole numbers are added first, or a small sum would be lost beside them.
+            moved = m < M
+            s = jnp.where(moved, (1 + s) * jnp.exp(m - M), s) + jnp.where(moved, ties - 1, ties)
+            s = s + jnp.sum(jnp.where(top, jnp.zeros_like(e), e), axis=1)
             rise = _gap(M, m)
             if soft:
                 t = _labels(data, plan, i, j, fresh)
@@ -123,7 +125,7 @@ def _merge_shards(
     return M, lax.psum(jnp.where(here == owner, s, total), axes), lax.psum(a, axes), tau, u
 
 
-def tangent_of(data: Data, m: Array, s: Array, d: Tangents, plan: Plan) -> tuple[Array, Array, Array | None]:
+def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple[Array, Array, Array | None]:
     """Changes of ce, logsumexp and u: with dz = dX W + X dW + db, sum (p tau - y) dz - sum log(p) dy, sum p dz, ..."""
     n, k = data.X.shape[0], data.W.shape[1]
     dtype = plan.dtype
@@ -170,7 +172,7 @@ def tangent_of(data: Data, m: Array, s: Array, d: Tangents, plan: Plan) -> tuple
 
 
 def cotangent_of(
-    data: Data, m: Array, s: Array, c: tuple[Array, Array, Array | None], plan: Plan, wanted: tuple[bool, ...]
+    plan: Plan, wanted: tuple[bool, ...], data: Data, m: Array, s: Array, c: tuple[Array, Array, Array | None]
 ) -> Tangents:
     """The transpose of `tangent_of`: from one number per example for ce, logsumexp and u to gradients of X, W, b and y.
 
