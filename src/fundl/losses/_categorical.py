@@ -156,7 +156,7 @@ def _inputs(
         classes = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1)
         # Compare and sum: the derivative of indexing is a scatter, which Explicit meshes refuse.
         onehot = classes == jnp.expand_dims(t, -1)
-        ones = jnp.ones(t.shape, v.dtype)
+        ones = jnp.ones_like(t, v.dtype)  # like t, so that it is sharded as t is
         return given, (v, jnp.where((t >= 0) & (t < k), ones, jnp.full_like(ones, jnp.nan)), onehot, w)
     if t.shape != v.shape:
         raise ValueError(
