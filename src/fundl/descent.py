@@ -118,7 +118,7 @@ def minimize(
         key: random key for the permutations; needed with `batch_size`.
         tol: stop when the gradient norm is at most tol (of the batch, with batches); None makes all `steps`.
         state: a `Result.state` to resume from; it replaces `params`, `key` and the optimiser's start.
-        progress: print a line to stderr as it runs; not inside a trace.
+        progress: show a bar on stderr as it runs (its last line alone where that is no terminal); not inside a trace.
 
     A NaN or an infinity in the loss, the gradient or the update stops the descent before it enters the parameters:
     status non_finite. Without `tol` the loop is a scan and can be differentiated in both modes, with `tol` a
@@ -250,7 +250,7 @@ def _run_with_progress(
         raise ValueError("progress=True prints from Python and cannot run inside a trace; leave it out there.")
     chunk = max(1, -(-steps // 20))
     parts: list[tuple[Array, Array]] = []
-    done, code = 0, jnp.int32(Status.max_steps)
+    done, code, line = 0, jnp.int32(Status.max_steps), ""
     while done < steps and int(code) == Status.max_steps:
         m = min(chunk, steps - done)
         state, history, norms, code = run(m, eta, tol, data, state)
@@ -258,9 +258,10 @@ def _run_with_progress(
         done += m
         last = history[~jnp.isnan(norms)]
         shown = f"{float(last[-1]):.6g}" if last.size else "non-finite"
-        bar = "#" * (20 * done // steps)
-        print(f"\r  [{bar:<20}] step {done}/{steps}  loss {shown}   ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        line = f"  [{'#' * (20 * done // steps):<20}] step {done}/{steps}  loss {shown}"
+        if sys.stderr.isatty():
+            print(f"\r{line}   ", end="", file=sys.stderr, flush=True)
+    print(f"\r{line}   " if sys.stderr.isatty() else line, file=sys.stderr)
     histories, norms = (jnp.concatenate(p) for p in zip(*parts, strict=True))
     return state, histories, norms, code
 
