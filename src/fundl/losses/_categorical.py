@@ -28,7 +28,8 @@ def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = Non
     """
     _, (q, t, onehot, w) = _inputs("p", p, y, weights, fill=1)
     if onehot is not None:
-        return reduce(-jnp.log(_pick(onehot, q)) * t, w, reduction)
+        # A class out of range, t = NaN, picks all of p, or no gradient would carry the NaN.
+        return reduce(-jnp.log(_pick(onehot | jnp.isnan(rows(t, q)), q)) * t, w, reduction)
     log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
     return reduce(-jnp.sum(t * log_p, axis=-1), w, reduction)
 
