@@ -1,0 +1,132 @@
+"""The command line: every command, its exit code, and what it says of bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fundl import _own_rules, checkpoint, cli, norms, verify
+
+WRONG = """
+import jax.numpy as jnp
+
+def right(x):
+    return x * x
+
+def right_backward(dy, x):
+    return 2 * x * dy
+
+def wrong(x):
+    return x * x
+
+def wrong_backward(dy, x):
+    return x * dy
+"""
+
+
+@pytest.fixture
+def rules(tmp_path, monkeypatch):
+    (tmp_path / "rules_of_a_user.py").write_text(WRONG)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "rules_of_a_user"
+    sys.modules.pop("rules_of_a_user", None)
+
+
+def test_help_names_every_command():
+    shown = subprocess.run([sys.executable, "-m", "fundl", "--help"], capture_output=True, text=True, check=True).stdout
+    for command in ("tour", "verify", "fit"):
+        assert command in shown
+
+
+def test_a_users_rule_passes_or_fails_with_the_exit_code(rules, capsys):
+    assert cli.main(["verify", f"{rules}:right"]) == 0
+    assert cli.main(["verify", f"{rules}:wrong"]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG" in out
+    assert "factor" in out, "the report names the likely cause"
+    assert cli.main(["verify", rules, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert len(found["reports"]) == 2
+
+
+def test_a_rule_that_does_not_exist_is_bad_input(capsys):
+    assert cli.main(["verify", "no_such_module:f"]) == 2
+    assert "no_such_module" in capsys.readouterr().err
+
+
+def test_own_rules_cover_every_exported_pair():
+    labels = {label.split(" (")[0] for label, *_ in _own_rules.cases()}
+    from fundl import activations, layers, losses
+
+    for module in (activations, layers, losses, norms):
+        home = module.__name__.removeprefix("fundl.")
+        for name in module.__all__:
+            if name.endswith("_backward"):
+                assert f"{home}.{name.removesuffix('_backward')}" in labels, name
+
+
+def test_own_rules_are_examined_and_a_broken_one_is_found(monkeypatch, capsys):
+    chosen = [
+        case for case in _own_rules.cases() if case[0] in ("norms.l2", "losses.mse", "linear_regression.gradient")
+    ]
+    assert len(chosen) == 3
+    monkeypatch.setattr(_own_rules, "cases", lambda: chosen)
+    assert cli.main(["verify"]) == 0
+    label, f, backward, args, options = chosen[0]
+    broken = (label, f, lambda dy, x: 1.01 * backward(dy, x), args, options)
+    monkeypatch.setattr(_own_rules, "cases", lambda: [broken, *chosen[1:]])
+    assert cli.main(["verify", "--quiet"]) == 1
+    assert "2 of 3 rules right" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_all_own_rules_are_right():
+    assert verify.check_cases(_own_rules.cases(), quiet=True) == 0
+
+
+def test_fit_of_a_csv_file_and_its_saved_parameters(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 2))
+    y = X @ [3.0, -2.0] + 1
+    lines = ["price,a,b", *(f"{t!r},{u!r},{v!r}" for t, (u, v) in zip(y.tolist(), X.tolist(), strict=True))]
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    arguments = ["fit", "linear", str(tmp_path / "data.csv"), "--target", "price", "--save", str(tmp_path / "p.npz")]
+    assert cli.main(arguments) == 0
+    assert "R^2 1.0000" in capsys.readouterr().out
+    params = checkpoint.load(tmp_path / "p.npz")
+    np.testing.assert_allclose(params["w"], [3.0, -2.0], rtol=1e-12)
+    np.testing.assert_allclose(params["b"], 1.0, rtol=1e-12)
+
+
+def test_fit_of_classes_with_names(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    rows = [f"{v + rng.normal()!r},{'yes' if v else 'no'}" for v in rng.integers(0, 2, 120).tolist()]
+    (tmp_path / "data.csv").write_text("\n".join(["x,answer", *rows]))
+    for model in ("logistic", "softmax"):
+        assert cli.main(["fit", model, str(tmp_path / "data.csv"), "--l2", "1"]) == 0
+        assert "classes no, yes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("a,b\n1,2\n3,4\n5,6\n", ["--target", "c"], "--target 'c' is not a column"),
+        ("a,b\n1,2\n3\n", [], "another number of fields in line 3"),
+        ("a,b\n", [], "no rows"),
+        ("a,b\nx,2\ny,3\nz,4\n", [], "columns a hold text"),
+        ("a,b\n1,2\n3,4\n5,6\n", ["--test", "2"], "test must leave rows on both sides"),
+        ("a,b\nnan,2\n3,4\n5,6\n1,1\n", [], "X must be finite"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, capsys, text: str, arguments: list[str], message: str):
+    (tmp_path / "data.csv").write_text(text)
+    assert cli.main(["fit", "linear", str(tmp_path / "data.csv"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_is_bad_input(capsys):
+    assert cli.main(["fit", "linear", "no_such_file.csv"]) == 2
+    assert "no_such_file.csv" in capsys.readouterr().err
