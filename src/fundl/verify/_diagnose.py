@@ -42,7 +42,7 @@ def diagnose(
     """The failure of one argument: the worst entry, where it appears, and the likely cause."""
     bench, engine = evidence.bench, evidence.engine
     a, b = int(bench.offsets[leaf]), int(bench.offsets[leaf + 1])
-    best = min(range(len(where)), key=lambda i: (_rank(bench.points.kinds[where[i][0]]), i))
+    best = min(range(len(where)), key=lambda i: (kinds[i] == "not finite", _rank(bench.points.kinds[where[i][0]]), i))
     (p, e), value, kind = where[best], truth[best], kinds[best]
     name = engine.arguments.leaves[engine.arguments.differentiable[leaf]].name
     g = float(evidence.given[p, e])
@@ -84,7 +84,7 @@ def _usual(evidence: Evidence, leaf: int) -> np.ndarray:
     finite = np.isfinite(bench.gradients[:, a:b]).any(axis=1) & np.isfinite(evidence.given[:, a:b]).all(axis=1)
     candidates = np.flatnonzero(ordinary & live & finite & bench.ok)
     hit = candidates[evidence.off[candidates][:, a:b].any(axis=1)]
-    if len(hit) < 0.6 * len(candidates):
+    if not len(hit) or len(hit) < 0.6 * len(candidates):
         return hit[:0]
     # Huge and tiny cotangents hide what a half precision or an added constant looks like.
     top = np.max([np.abs(dy[hit]).reshape(len(hit), -1).max(axis=1, initial=0) for dy in bench.dys], axis=0)
@@ -254,12 +254,14 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         off = ~np.isfinite(given) & bench.ok[:, None]
         right = bench.ok[:, None] & ~off
     else:
-        # Errors of the size of those judged, not of rounding; and where the gradient is 0 a factor shows nothing.
+        # Errors of the size of those judged, not of rounding; and only where one of that size would show.
         with np.errstate(all="ignore"):
             relative = np.abs(given - truth) / (np.abs(truth) + 1e-9 * bench.leaf_max(bench.gradients)[:, a:b])
         judged = [relative[p, e - a] for p, e in where]
-        off = evidence.off[:, a:b] & (relative >= 0.01 * np.nanmedian(judged))
-        right = bench.ok[:, None] & ~off & (truth != 0)
+        usual = float(np.nanmedian(judged))
+        off = evidence.off[:, a:b] & (relative >= 0.01 * usual)
+        visible = usual * np.abs(truth) > bench.tolerance(bench.gradients)[:, a:b]
+        right = bench.ok[:, None] & ~off & visible
     what = "not finite" if kind == "not finite" else "wrong"
     rows = np.flatnonzero(off.any(axis=1))
     kinds = list(dict.fromkeys(bench.points.kinds[p] for p in rows))

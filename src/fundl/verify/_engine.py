@@ -130,6 +130,9 @@ class Engine:
             return right / (up[i] - flat[i]), left / (flat[i] - down[i]), eps * noise / h
 
         entries = jnp.repeat(where, steps.shape[1])
+        if not isinstance(flat, jax.core.Tracer):  # f needs concrete values
+            rows = [slope(pair) for pair in zip(entries, jnp.ravel(steps), strict=True)]
+            return [jnp.reshape(jnp.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
         out = jax.lax.map(slope, (entries, jnp.ravel(steps)), batch_size=together)
         return [jnp.reshape(v, steps.shape) for v in out]
@@ -140,7 +143,7 @@ class Engine:
         wide = np.dtype(dtype) == np.float64
         pieces = []
         # Without 64-bit mode a float32 run must stay in it: a rule that needs the mode is a rule with a defect.
-        with jax.enable_x64(True) if wide else jax.enable_x64(bool(jax.config.jax_enable_x64)):
+        with jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64"))):
             for start in range(0, count, chunk):
                 index = np.minimum(np.arange(start, start + chunk), count - 1)
                 part = [[self._cast(s[index], dtype) for s in group] for group in stacks]

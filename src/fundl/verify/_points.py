@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -226,14 +227,22 @@ def resized(leaves: Sequence[Leaf], accepts: Callable[[list[np.ndarray]], bool])
 
     # Every size at once, each by a different amount: no transpose fits any more.
     grown = attempt("other sizes", lambda k, a, s: s + 1 + 2 * sizes.index(s) if s in sizes else s)
-    for new in [] if batch is None else [1] if grown else [1, batch + 3]:
+    if batch is not None:
         counted = any(batch in leaf.value.shape for leaf in leaves if not leaf.floating)
-        if new < batch and top >= new and not counted:
-            continue
-        text = f"shapes with {new} in place of {batch}"
-        if not attempt(text, lambda k, a, s, new=new: new if s == batch else s):
-            first = next(k for k, leaf in enumerate(leaves) if leaf.floating and leaf.value.ndim)
-            attempt(text, lambda k, a, s, new=new, first=first: new if k == first and a == 0 else s)
+        smaller = batch > 1 and (top < 1 or counted)
+        first = next(k for k, leaf in enumerate(leaves) if leaf.floating and leaf.value.ndim)
+        for only_first in (False, True):
+
+            def change(k: int, a: int, s: int, new: int, only_first: bool = only_first) -> int:
+                return new if s == batch and (not only_first or (k, a) == (first, 0)) else s
+
+            # A size of 1 broadcasts against anything, so it proves nothing of a function that takes no other size.
+            if not grown and not attempt(
+                f"shapes with {batch + 3} in place of {batch}", partial(change, new=batch + 3)
+            ):
+                continue
+            if smaller and attempt(f"shapes with 1 in place of {batch}", partial(change, new=1)):
+                break
     square = next((k for k, leaf in enumerate(leaves) if leaf.floating and _is_square(leaf.value)), None)
     if square is not None:
         side = leaves[square].value.shape[-1]

@@ -66,7 +66,7 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
         allowed = _EPS * value + _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
         # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
         allowed += 1e-37 * np.maximum(1.0, scale)
-        finite = np.isfinite(flat(values)).all(axis=1)[:, None] & np.isfinite(shadow) & rival_finite
+        finite = np.all(np.isfinite(flat(values)), axis=1)[:, None] & np.isfinite(shadow) & rival_finite
         # Where a few roundings of the inputs change the leaf's gradient by more than a part in a thousand, float32 has
         # nothing to say (logits of 1e6, say); neither rule nor autodiff is to blame.
         reach = np.maximum(top, 1e-30)

@@ -1,0 +1,98 @@
+"""Every wrong rule is caught, no right rule is accused, and a weak test is told what it lets through."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import verify
+from fundl.verify._examine import Examiner
+from mutants import EQUIVALENT, OPERATIONS
+
+QUICK = ("linear", "softmax", "relu", "cross_entropy")
+
+
+def arrays(name, dtype=np.float64, seed=0):
+    op = OPERATIONS[name]
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(a, dtype if a.dtype.kind == "f" else a.dtype) for a in op.sample(rng))
+
+
+def wrong_rules(name, every):
+    op = OPERATIONS[name]
+    args = arrays(name)
+    dy = jnp.asarray(np.random.default_rng(1).standard_normal(np.shape(op.f(*args))))
+    found = [m for m in verify.mutants(op.backward, dy, *args) if m.kind != "convention"]
+    return [m for m in found if (name, m.name) not in EQUIVALENT][::every]
+
+
+def survivors(name, every):
+    check = Examiner(OPERATIONS[name].f, arrays(name), **OPERATIONS[name].options)
+    return [m.name for m in wrong_rules(name, every) if check.check(m).ok]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_wrong_rules_are_caught(name):
+    assert survivors(name, 6) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_every_wrong_rule_is_caught(name):
+    assert survivors(name, 1) == []
+
+
+@pytest.mark.parametrize("name", ["linear", "softmax", "bce", "embedding"])
+def test_right_rules_pass(name):
+    op = OPERATIONS[name]
+    report = verify.check_rule(op.f, op.backward, *arrays(name), **op.options)
+    assert report.ok, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_every_right_rule_passes(name, dtype):
+    op = OPERATIONS[name]
+    for reference in ("auto", "differences"):
+        report = verify.check_rule(op.f, op.backward, *arrays(name, dtype), reference=reference, **op.options)
+        assert report.ok, str(report)
+
+
+def test_mutants_are_named_and_work_at_other_shapes():
+    op = OPERATIONS["linear"]
+    args = arrays("linear")
+    dy = jnp.ones((5, 4))
+    found = list(verify.mutants(op.backward, dy, *args))
+    assert len({m.name for m in found}) > 40
+    assert {"structural", "one percent", "cotangent", "interface", "tail", "kink"} <= {m.kind for m in found}
+    without_cotangent = list(verify.mutants(op.backward, *args))
+    assert [m.name for m in without_cotangent] == [m.name for m in found]
+    twice = next(m for m in found if m.name.endswith("times 2"))
+    other = (jnp.ones((2, 4)), jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(4))
+    assert any(not np.array_equal(a, b) for a, b in zip(twice(*other), op.backward(*other), strict=True))
+
+
+def test_mutation_score_prints_what_a_weak_test_lets_through(capsys):
+    def backward(dy, x):
+        return 2 * x * dy
+
+    x = jnp.array([1.0, 2.0])
+
+    def weak(candidate):
+        assert jnp.allclose(candidate(jnp.ones(2), x), 2 * x)
+
+    def strong(candidate):
+        verify.assert_rule(lambda x: x * x, candidate, x)
+
+    score = verify.mutation_score(weak, backward, jnp.ones(2), x)
+    assert 0 < score.score < 1
+    assert "the cotangent is ignored" in capsys.readouterr().out
+    assert verify.mutation_score(strong, backward, jnp.ones(2), x, quiet=True).survived == []
+
+
+def test_mutation_score_refuses_a_test_that_rejects_the_right_rule():
+    def never(candidate):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="rejects the backward itself"):
+        verify.mutation_score(never, lambda dy, x: dy, jnp.ones(2), jnp.ones(2))
