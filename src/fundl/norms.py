@@ -19,7 +19,7 @@ def l1(x: ArrayLike, *, axis: Axis = None) -> Array:
 
     Shapes: x any; the axes in `axis` (all by default) are summed away.
     Derivative: sign(x), which is 0 at x_i = 0, the middle of the subdifferential [-1, 1].
-    Errors: TypeError for text, objects or complex numbers.
+    Errors: TypeError for text, objects or complex numbers; ValueError for an axis that x does not have.
 
     >>> print(l1([3.0, -4.0]))
     7.0
@@ -28,7 +28,7 @@ def l1(x: ArrayLike, *, axis: Axis = None) -> Array:
     """
     (x,) = _check.floats(x=x)
     # sign(x) x is abs(x) to the last bit; jax differentiates abs to 1 at 0, and sign(x) x to 0.
-    return jnp.sum(jnp.sign(x) * x, axis=axis)
+    return jnp.sum(jnp.sign(x) * x, axis=_axes(x, axis))
 
 
 def l1_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
@@ -47,7 +47,7 @@ def squared_l2(x: ArrayLike, *, axis: Axis = None) -> Array:
 
     Shapes: x any; the axes in `axis` (all by default) are summed away.
     Derivative: 2 x.
-    Errors: TypeError for text, objects or complex numbers.
+    Errors: TypeError for text, objects or complex numbers; ValueError for an axis that x does not have.
 
     >>> print(squared_l2([3.0, -4.0]))
     25.0
@@ -55,7 +55,7 @@ def squared_l2(x: ArrayLike, *, axis: Axis = None) -> Array:
     Source: Goodfellow, Bengio and Courville, Deep Learning, 2.5.
     """
     (x,) = _check.floats(x=x)
-    return jnp.sum(x * x, axis=axis)
+    return jnp.sum(x * x, axis=_axes(x, axis))
 
 
 def squared_l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
@@ -75,7 +75,7 @@ def l2(x: ArrayLike, *, axis: Axis = None) -> Array:
     Shapes: x any; the axes in `axis` (all by default) are summed away.
     Derivative: x / norm2(x); at x = 0 it is taken as 0, the middle of the subdifferential (the unit ball);
     where entries are infinite, the direction shared by the infinite entries.
-    Errors: TypeError for text, objects or complex numbers.
+    Errors: TypeError for text, objects or complex numbers; ValueError for an axis that x does not have.
 
     >>> print(l2([3.0, -4.0]))
     5.0
@@ -85,12 +85,13 @@ def l2(x: ArrayLike, *, axis: Axis = None) -> Array:
     Source: Goodfellow, Bengio and Courville, Deep Learning, 2.5; the scaling is that of BLAS nrm2.
     """
     (x,) = _check.floats(x=x)
-    u, scale = _scaled(x, axis)
-    s = jnp.sum(u * u, axis=axis, keepdims=True)
+    axes = _axes(x, axis)
+    u, scale = _scaled(x, axes)
+    s = jnp.sum(u * u, axis=axes, keepdims=True)
     zero = s == 0
     # sqrt has an infinite derivative at 0, so 0 never reaches it.
     norm = jnp.where(zero, jnp.zeros_like(s), scale * jnp.sqrt(jnp.where(zero, jnp.ones_like(s), s)))
-    return jnp.squeeze(norm, axis=_axes(x, axis))
+    return jnp.squeeze(norm, axis=axes)
 
 
 def l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
@@ -135,5 +136,8 @@ def _inputs(dy: ArrayLike, x: ArrayLike, axis: Axis) -> tuple[Array, Array, Arra
 
 
 def _axes(x: Array, axis: Axis) -> tuple[int, ...]:
+    """The axes that are summed away, counted from 0; refuses those that x does not have."""
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    if not all(-x.ndim <= i < x.ndim for i in axes):
+        raise ValueError(f"axis={axis} does not exist: x has shape {x.shape}.")
     return tuple(i % x.ndim for i in axes)

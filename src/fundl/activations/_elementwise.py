@@ -1,21 +1,11 @@
-"""Activations a = g(z), elementwise and over an axis, each with its hand-written backward.
-
-A backward takes the derivative from the input, never from the output: 1 - a loses every digit of a derivative
-where a is close to 1. Half-precision inputs are computed in float32; the result has the dtype of the input.
-"""
+"""Elementwise activations a = g(x)."""
 
 import jax
 import jax.numpy as jnp
 
-from fundl import _check, _precise
+from fundl import _precise
 from fundl._types import Array, ArrayLike
-
-__all__ = [
-    "elu", "elu_backward", "gelu", "gelu_backward", "identity", "identity_backward", "leaky_relu",
-    "leaky_relu_backward", "log_sigmoid", "log_sigmoid_backward", "log_softmax", "log_softmax_backward",
-    "logsumexp", "logsumexp_backward", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "silu",
-    "silu_backward", "softmax", "softmax_backward", "softplus", "softplus_backward", "tanh", "tanh_backward",
-]  # fmt: skip
+from fundl.activations._inputs import backward, forward
 
 
 def identity(x: ArrayLike) -> Array:
@@ -24,7 +14,7 @@ def identity(x: ArrayLike) -> Array:
     >>> print(identity([-1.0, 2.0]))
     [-1.  2.]
     """
-    return _forward(x)[0]
+    return forward(x)[0]
 
 
 def identity_backward(dy: ArrayLike, x: ArrayLike) -> Array:
@@ -33,7 +23,7 @@ def identity_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(identity_backward([3.0], [1.0]))
     [3.]
     """
-    x, _, dy = _backward(dy, x)
+    x, _, dy = backward(dy, x)
     return dy.astype(x.dtype)
 
 
@@ -47,7 +37,7 @@ def relu(x: ArrayLike) -> Array:
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, 6.3.1.
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     # Not jnp.maximum: jax differentiates it to 1/2 at 0. Not where(v > 0, v, 0): it would turn NaN into 0.
     return jnp.where(v <= 0, jnp.zeros_like(v), v).astype(x.dtype)
 
@@ -58,7 +48,7 @@ def relu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(relu_backward([3.0, 3.0, 3.0], [-1.0, 0.0, 2.0]))
     [0. 0. 3.]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = x where x > 0, else 0
     return jnp.where(v <= 0, jnp.zeros_like(dy), dy).astype(x.dtype)
 
@@ -73,7 +63,7 @@ def leaky_relu(x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:
 
     Source: Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, 2013.
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     return jnp.where(v <= 0, _option(negative_slope, v) * v, v).astype(x.dtype)
 
 
@@ -83,7 +73,7 @@ def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, *, negative_slope: ArrayLik
     >>> print(leaky_relu_backward([1.0, 1.0], [-1.0, 2.0]))
     [0.01 1. ]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = negative_slope x where x <= 0, else x
     return jnp.where(v <= 0, _option(negative_slope, v) * dy, dy).astype(x.dtype)
 
@@ -98,7 +88,7 @@ def elu(x: ArrayLike, *, alpha: ArrayLike = 1.0) -> Array:
 
     Source: Clevert, Unterthiner and Hochreiter, arXiv 1511.07289, (15).
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     # The branch not taken must not overflow, or its derivative is NaN.
     below = jnp.where(v <= 0, v, jnp.zeros_like(v))
     return jnp.where(v <= 0, _option(alpha, v) * jnp.expm1(below), v).astype(x.dtype)
@@ -110,7 +100,7 @@ def elu_backward(dy: ArrayLike, x: ArrayLike, *, alpha: ArrayLike = 1.0) -> Arra
     >>> print(elu_backward([1.0, 1.0], [-1.0, 2.0]))
     [0.36787945 1.        ]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = alpha (exp(x) - 1) where x <= 0, else x
     return jnp.where(v <= 0, dy * (_option(alpha, v) * jnp.exp(jnp.minimum(v, 0))), dy).astype(x.dtype)
 
@@ -125,7 +115,7 @@ def sigmoid(x: ArrayLike) -> Array:
 
     Source: Bishop, Pattern Recognition and Machine Learning, (4.59).
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     e = _precise.exp_minus_abs(v)
     return (jnp.where(v > 0, jnp.ones_like(e), e) / (1 + e)).astype(x.dtype)
 
@@ -136,7 +126,7 @@ def sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(sigmoid_backward([1.0, 1.0], [0.0, -40.0]))
     [2.500000e-01 4.248354e-18]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = sigma(x); dy/dx = sigma(x) sigma(-x)
     e = _precise.exp_minus_abs(v)
     return (dy * (e / jnp.square(1 + e))).astype(x.dtype)
@@ -150,7 +140,7 @@ def log_sigmoid(x: ArrayLike) -> Array:
     >>> print(log_sigmoid([0.0, -1000.0]))
     [-6.931472e-01 -1.000000e+03]
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     return (-_precise.softplus(-v)).astype(x.dtype)
 
 
@@ -160,7 +150,7 @@ def log_sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(log_sigmoid_backward([1.0, 1.0], [0.0, -1000.0]))
     [0.5 1. ]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = -softplus(-x)
     return (dy * _precise.sigmoid(-v)).astype(x.dtype)
 
@@ -175,7 +165,7 @@ def tanh(x: ArrayLike) -> Array:
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, 6.3.2.
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     return jnp.tanh(v).astype(x.dtype)
 
 
@@ -185,7 +175,7 @@ def tanh_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(tanh_backward([1.0, 1.0], [0.0, 20.0]))
     [1.000000e+00 1.699342e-17]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = tanh(x); dy/dx = 1 - y^2, which is 0 / 0 digits where y rounds to 1
     e = _precise.exp_minus_abs(v)
     return (dy * jnp.square(2 * e / (1 + e * e))).astype(x.dtype)
@@ -201,7 +191,7 @@ def softplus(x: ArrayLike) -> Array:
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, (3.31).
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     return _precise.softplus(v).astype(x.dtype)
 
 
@@ -211,7 +201,7 @@ def softplus_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(softplus_backward([1.0, 1.0], [0.0, 1000.0]))
     [0.5 1. ]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = log(1 + exp(x))
     return (dy * _precise.sigmoid(v)).astype(x.dtype)
 
@@ -226,7 +216,7 @@ def silu(x: ArrayLike) -> Array:
 
     Source: Elfwing, Uchibe and Doya, arXiv 1702.03118, (5).
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     a, _, t = _precise.sigmoid_factors(v)
     return ((_finite_below(v) * a) * (a / t)).astype(x.dtype)
 
@@ -237,7 +227,7 @@ def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     >>> print(silu_backward([1.0, 1.0], [0.0, 1.0]))
     [0.5        0.92767054]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     # y = x sigma(x)
     c = _finite_below(-_finite_below(-v))
     a, b, t = _precise.sigmoid_factors(v)
@@ -256,7 +246,7 @@ def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415, section 2.
     """
-    x, v = _forward(x)
+    x, v = forward(x)
     c = _finite_below(v)
     if not approximate:
         return (c * _normal_cdf(c)).astype(x.dtype)
@@ -270,7 +260,7 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
     >>> print(gelu_backward([1.0, 1.0], [0.0, 1.0]))
     [0.5       1.0829641]
     """
-    x, v, dy = _backward(dy, x)
+    x, v, dy = backward(dy, x)
     c = jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED)
     if approximate:
         # y = x s, s = sigma(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
@@ -284,133 +274,11 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
     return (dy * slope).astype(x.dtype)
 
 
-def softmax(z: ArrayLike, *, axis: int = -1) -> Array:
-    """Softmax: p_j = exp(z_j) / sum_l exp(z_l) along `axis`.
-
-    Shapes: z any, p the same. Invariant to a shift of z, so the largest logit is subtracted first.
-    Edges: a logit of -inf has probability 0; logits of +inf share all of it; only -inf logits give NaN.
-    Derivative: dz_j = p_j (dp_j - sum_l p_l dp_l).
-
-    >>> print(softmax([0.0, 0.0, 1000.0, -jnp.inf]))
-    [0. 0. 1. 0.]
-
-    Source: Goodfellow, Bengio and Courville, Deep Learning, (6.29).
-    """
-    z, v = _logits(z, axis)
-    return _softmax(v, axis).astype(z.dtype)
-
-
-def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
-    """Gradient of `softmax`: dz_j = p_j (dy_j - sum_l p_l dy_l).
-
-    >>> print(softmax_backward([1.0, 0.0], [0.0, 0.0]))
-    [ 0.25 -0.25]
-    """
-    z, v = _logits(z, axis)
-    dy = _cotangent(dy, v, v.shape)
-    e, s, d, _ = _precise.exp_shifted(v, axis)
-    p = e / (1 + s)
-    # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
-    at_largest = jnp.sum(jnp.where(d == 0, dy, jnp.zeros_like(dy)), axis, keepdims=True)
-    dy = dy - at_largest / jnp.sum((d == 0).astype(dy.dtype), axis, keepdims=True)
-    # p_j = exp(z_j) / sum_l exp(z_l)
-    return (p * (dy - jnp.sum(p * dy, axis=axis, keepdims=True))).astype(z.dtype)
-
-
-def log_softmax(z: ArrayLike, *, axis: int = -1) -> Array:
-    """Logarithm of the softmax: log p_j = z_j - logsumexp(z) along `axis`.
-
-    Shapes: z any, the result the same. The largest logit's own entry is -log1p(sum of the others), which keeps
-    its digits when that class is nearly certain.
-    Derivative: dz_j = dy_j - p_j sum_l dy_l.
-
-    >>> print(log_softmax([0.0, 40.0]))
-    [-4.000000e+01 -4.248354e-18]
-    """
-    z, v = _logits(z, axis)
-    _, s, d, _ = _precise.exp_shifted(v, axis)
-    return (d - jnp.log1p(s)).astype(z.dtype)
-
-
-def log_softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
-    """Gradient of `log_softmax`: dz_j = dy_j - p_j sum_l dy_l.
-
-    >>> print(log_softmax_backward([1.0, 0.0], [0.0, 0.0]))
-    [ 0.5 -0.5]
-    """
-    z, v = _logits(z, axis)
-    dy = _cotangent(dy, v, v.shape)
-    e, s, d, _ = _precise.exp_shifted(v, axis)
-    # log p_j = z_j - log(sum_l exp(z_l)): dz_j = dy_j (1 - p_j) - p_j (the other dy), where 1 - p does not cancel
-    dz = (dy * (s + (1 - e)) - e * _precise.sum_of_others(dy, d, axis)) / (1 + s)
-    return dz.astype(z.dtype)
-
-
-def logsumexp(z: ArrayLike, *, axis: int = -1) -> Array:
-    """Logarithm of a sum of exponentials: y = log sum_l exp(z_l) along `axis`, which is summed away.
-
-    With m the largest logit it is m + log1p(sum over the others of exp(z_l - m)).
-    Edges: -inf logits add nothing; only -inf logits give -inf; a +inf logit gives +inf.
-    Derivative: dz_j = dy p_j, p = softmax(z).
-
-    >>> print(logsumexp([1000.0, 1000.0]))
-    1000.6932
-
-    Source: Blanchard, Higham and Higham, IMA J. Numer. Anal. 41 (2021), algorithm 3.1 with log1p.
-    """
-    z, v = _logits(z, axis)
-    _, s, _, m = _precise.exp_shifted(v, axis)
-    y = jnp.where(jnp.isneginf(m), m, m + jnp.log1p(s))
-    return jnp.squeeze(y, axis).astype(z.dtype)
-
-
-def logsumexp_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
-    """Gradient of `logsumexp`: dz_j = dy p_j with p = softmax(z).
-
-    >>> print(logsumexp_backward(2.0, [0.0, 0.0]))
-    [1. 1.]
-    """
-    z, v = _logits(z, axis)
-    dy = _cotangent(dy, v, v.shape[: axis % v.ndim] + v.shape[axis % v.ndim + 1 :])
-    # y = log sum_l exp(z_l)
-    return (jnp.expand_dims(dy, axis) * _softmax(v, axis)).astype(z.dtype)
-
-
 _SQRT_2_OVER_PI = 0.7978845608028654
 _INVERSE_SQRT_2_PI = 0.3989422804014327
 _SQRT_HALF = 0.7071067811865476
 _GELU_CUBIC = 0.044715
 _GELU_SATURATED = 64.0  # beyond it Phi and sigma(2u) are exactly 0 or 1, and powers of x would only overflow
-
-
-def _forward(x: ArrayLike) -> tuple[Array, Array]:
-    """The input as a floating array, and the same in the dtype of computation (at least float32)."""
-    x = _check.array("x", x)
-    x = x.astype(_check.common_dtype(x))
-    return x, x.astype(_check.compute_dtype(x))
-
-
-def _backward(dy: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
-    """The pair of `_forward`, and the cotangent in the dtype of computation."""
-    x, v = _forward(x)
-    return x, v, _cotangent(dy, v, v.shape)
-
-
-def _logits(z: ArrayLike, axis: int) -> tuple[Array, Array]:
-    z = _check.array("z", z)
-    if z.ndim == 0:
-        raise ValueError("z must have at least one axis, that of the classes; got a scalar.")
-    if not -z.ndim <= axis < z.ndim:
-        raise ValueError(f"axis={axis} does not exist: z has shape {z.shape}.")
-    _check.nonempty("z", z)
-    return _forward(z)
-
-
-def _cotangent(dy: ArrayLike, v: Array, shape: tuple[int, ...]) -> Array:
-    dy = _check.array("dy", dy)
-    if dy.shape != shape:
-        raise ValueError(f"dy must have the shape of the output, {shape}; got {dy.shape}.")
-    return dy.astype(v.dtype)
 
 
 def _option(value: ArrayLike, v: Array) -> Array:
@@ -429,8 +297,3 @@ def _gelu_u(v: Array) -> Array:
 def _finite_below(v: Array) -> Array:
     """-inf as the lowest finite number, so that its product with an exact 0 is 0, the limit."""
     return jnp.maximum(v, jnp.finfo(v.dtype).min)
-
-
-def _softmax(v: Array, axis: int) -> Array:
-    e, s, _, _ = _precise.exp_shifted(v, axis)
-    return e / (1 + s)
