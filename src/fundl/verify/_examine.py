@@ -232,10 +232,10 @@ class Examiner:
 
     def judge(self, bench: Bench, given: np.ndarray, compute: Callable[..., Any], report: Report) -> Wrong:
         """The entries that are wrong, after arbitration; conventions and a wrong reference go to the report."""
-        truth = bench.gradients
+        truth, allowed = bench.gradients, bench.tolerance(bench.gradients)
         wrong = Wrong()
         with np.errstate(all="ignore"):
-            off = np.abs(given - truth) > bench.tolerance(truth)
+            off = np.abs(given - truth) > allowed
         finite_given, finite_truth = np.isfinite(given), np.isfinite(truth)
         decided = np.isfinite(bench.errors) if bench.blackbox else np.ones(given.shape, bool)
         bad = bench.ok[:, None] & finite_truth & ~finite_given & decided
@@ -245,14 +245,14 @@ class Examiner:
             wrong.kind.append("not finite")
         suspect = bench.ok[:, None] & finite_given & (off | ~finite_truth) & decided
         with np.errstate(all="ignore"):
-            size = np.abs(given - truth) / bench.tolerance(truth)
+            size = np.abs(given - truth) / allowed
         chosen = _choose(suspect, np.where(np.isfinite(size), size, 1.0), bench)
         verdicts = bench.verdicts(chosen)
         own = bench.rounding(compute, chosen)
         kinks: list[tuple[int, int, Verdict]] = []
         for (p, e), v, noise in zip(chosen, verdicts, own, strict=True):
             g, t = float(given[p, e]), float(truth[p, e])
-            slack = 4 * v.error + 4 * float(noise) + float(bench.tolerance(truth)[p, e] if finite_truth[p, e] else 0.0)
+            slack = 4 * v.error + 4 * float(noise) + float(allowed[p, e] if finite_truth[p, e] else 0.0)
             if v.kind == "smooth" and abs(g - v.value) > slack + 1e-9 * abs(v.value):
                 wrong.where.append((p, e))
                 wrong.truth.append(t if abs(t - v.value) <= slack else v.value)
@@ -345,8 +345,9 @@ class Examiner:
                     chosen += [(int(p), int(e)) for e in rng.integers(a, b, 2 if bench.size <= 20_000 else 1)]
         verdicts = bench.verdicts(chosen, values_only=True)
         gaps = []
+        tops = bench.leaf_max(bench.gradients)
         for (p, e), v in zip(chosen, verdicts, strict=True):
-            t, top = float(bench.gradients[p, e]), float(bench.leaf_max(bench.gradients)[p, e])
+            t, top = float(bench.gradients[p, e]), float(tops[p, e])
             if not np.isfinite(v.value) or v.error > 1e-6 * top:
                 continue
             gap = abs(t - v.value)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from fundl.verify._differences import LEVELS, extrapolate, steps
@@ -16,6 +17,7 @@ __all__ = ["Bench", "Verdict", "flat"]
 
 Arrays = list[np.ndarray]
 _NEARBY = 48
+_LARGE = 20_000
 _SHAKEN = 6
 
 
@@ -57,6 +59,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.size = max(1, sum(v.size for v in self.values))
         self.chunk = int(np.clip(self.budget // (8 * self.size), 1, 64))
+        self.samples = _NEARBY if self.size <= _LARGE else 16
         self.shapes = self.shapes or self.engine.shapes
         self.points = draw(self.engine.arguments.leaves, self.values, self.domains, self.budget, self.seed)
         self.dys = cotangents(self.shapes, self.points.kinds, self.seed + 1)
@@ -169,11 +172,8 @@ class Bench:
         value, error = self.central(stacks, dys, e[:, None])
         value, error = value[:, 0], error[:, 0]
         near, moves = self.nearby(p, e, values_only or self.blackbox)
-        out = []
-        for i in range(len(where)):
-            top = float(np.abs(self.leaf_max(self.gradients)[p[i], e[i]]))
-            out.append(_verdict(near[i], moves[i], float(value[i]), float(error[i]), top))
-        return out
+        top = self.leaf_max(self.gradients[p])[np.arange(len(p)), e]
+        return [_verdict(near[i], moves[i], float(value[i]), float(error[i]), float(top[i])) for i in range(len(where))]
 
     def rounding(self, compute: Callable[..., Any], where: list[tuple[int, int]]) -> np.ndarray:
         """How far the rule's own value at each (point, entry) scatters when its inputs are rounded differently."""
@@ -195,7 +195,7 @@ class Bench:
         """The gradient of entry e at random points very near to p, and how far the entry was moved: two (W, S)."""
         if values_only:
             stacks, dys, moves = self._moved(p, 2.0**-14)
-            where = np.repeat(e, _NEARBY)[:, None]
+            where = np.repeat(e, self.samples)[:, None]
             # Well inside the moves, which are relative to the entry (for zeros: to the largest of its leaf).
             h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
             groups = [stacks, dys, [where], [h[..., None]]]
@@ -204,10 +204,19 @@ class Bench:
                 lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
                 groups, np.float64, int(np.clip(1_000_000 // self.size, 1, 64)),
             )  # fmt: skip
-            near = ((right + left) / 2)[:, 0, 0].reshape(len(p), _NEARBY)
+            near = ((right + left) / 2)[:, 0, 0].reshape(len(p), self.samples)
             with np.errstate(all="ignore"):
                 # Slopes lost in the rounding of f say nothing.
                 near = np.where(noise.reshape(near.shape) > 0.02 * np.abs(near), np.nan, near)
+        elif self.size > _LARGE:
+            # Only the entry asked for comes back: whole gradients of large arrays would take the time.
+            stacks, dys, moves = self._moved(p, 2.0**-26)
+            groups = [stacks, dys, [np.repeat(e, self.samples)]]
+
+            def entry(x: list[Any], dy: list[Any], i: list[Any]) -> Any:
+                return jnp.concatenate([jnp.ravel(g) for g in self.engine.autodiff(x, dy)[1]])[i[0]]
+
+            near = self.engine.run("ad entry", entry, groups, np.float64, self.chunk).reshape(len(p), self.samples)
         else:
             near, moves = self.nearby_all(p)
             near = np.stack([near[i][:, e[i]] for i in range(len(p))])
@@ -217,11 +226,11 @@ class Bench:
         """Every entry's gradient by autodiff at random points very near to p, and the moves: (W, S, entries) twice."""
         stacks, dys, moves = self._moved(p, 2.0**-26)
         _, grads = self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)
-        return flat(grads).reshape(len(p), _NEARBY, -1), moves
+        return flat(grads).reshape(len(p), self.samples, -1), moves
 
     def _moved(self, p: np.ndarray, width: float) -> tuple[Arrays, Arrays, np.ndarray]:
         rng = np.random.default_rng(self.seed + 3)
-        repeat = np.repeat(p, _NEARBY)
+        repeat = np.repeat(p, self.samples)
         stacks, dys = self.pick(self.points.stacks, repeat), self.pick(self.dys, repeat)
         moves = []
         for k in self.engine.arguments.differentiable:
@@ -231,10 +240,10 @@ class Bench:
             scale = np.where(x == 0, np.where(top == 0, 1.0, top), np.abs(x))
             delta = scale * width * rng.uniform(0.3, 1.0, x.shape) * rng.choice([-1.0, 1.0], x.shape)
             # The second half much nearer: there the gradients of a smooth function agree better, at a kink they do not.
-            delta[np.arange(len(delta)) % _NEARBY >= _NEARBY // 2] /= 32
+            delta[np.arange(len(delta)) % self.samples >= self.samples // 2] /= 32
             stacks[k] = x + delta
             moves.append(delta)
-        return stacks, dys, flat(moves).reshape(len(p), _NEARBY, -1)
+        return stacks, dys, flat(moves).reshape(len(p), self.samples, -1)
 
 
 def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, top: float) -> Verdict:
