@@ -1,6 +1,7 @@
 """The tour: every row of the lecture is shown, every gradient verified, and a wrong one is seen."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from fundl import _tour, linear_regression
-from fundl._tour import _losses, _models, _networks, _page, _pictures
+from fundl._tour import _classification, _losses, _networks, _page, _pictures
 from fundl._types import Linear
 
 TOPICS = (
@@ -44,8 +45,8 @@ def test_the_quick_tour_under_the_defaults_of_jax(tmp_path):
 @pytest.fixture
 def only_linear_regression(monkeypatch):
     monkeypatch.setattr(_losses, "norms_and_outliers", lambda page: None)
-    monkeypatch.setattr(_models, "logistic_regression_on_breast_cancer", lambda page: None)
-    monkeypatch.setattr(_models, "softmax_regression_on_digits", lambda page: None)
+    monkeypatch.setattr(_classification, "logistic_regression_on_breast_cancer", lambda page: None)
+    monkeypatch.setattr(_classification, "softmax_regression_on_digits", lambda page: None)
     monkeypatch.setattr(_networks, "chain_rule", lambda page: None)
     monkeypatch.setattr(_networks, "perceptron_on_digits", lambda page: None)
 
@@ -104,6 +105,15 @@ def test_each_picture_is_drawn_without_a_display(name, tmp_path, monkeypatch):
     written = (tmp_path / f"{name}.png").read_bytes()
     assert written.startswith(b"\x89PNG")
     assert 5_000 < len(written) < 120_000
+
+
+def test_the_pictures_of_the_readme_are_the_tours():
+    folder = pathlib.Path(__file__).parents[1] / "docs" / "pictures"
+    if not folder.exists():
+        pytest.skip("docs are not part of this copy")
+    for file in folder.iterdir():
+        assert file.stem in _pictures.__all__
+        assert file.stat().st_size < 120_000
 
 
 def test_nothing_wrong_leaves_a_picture_too(tmp_path):

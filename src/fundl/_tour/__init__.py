@@ -5,7 +5,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from fundl._tour import _losses, _models, _networks
+from fundl._tour import _classification, _losses, _networks, _regression
 from fundl._tour._page import Page
 
 __all__ = ["run"]
@@ -26,10 +26,10 @@ def run(out: pathlib.Path | None, quick: bool = False) -> int:
         flush=True,
     )
     with page.workers:
-        _models.linear_regression_on_diabetes(page)
+        _regression.linear_regression_on_diabetes(page)
         _losses.norms_and_outliers(page)
-        _models.logistic_regression_on_breast_cancer(page)
-        _models.softmax_regression_on_digits(page)
+        _classification.logistic_regression_on_breast_cancer(page)
+        _classification.softmax_regression_on_digits(page)
         _networks.chain_rule(page)
         _networks.perceptron_on_digits(page)
         _close(page, pathlib.Path("tour") if out is None else out)

@@ -47,6 +47,8 @@ def perceptron_on_digits(page: Page) -> None:
         f"{rows.n} images to fit and {len(rows.test)} held out\n"
         f"theta <- theta - eta dJ/dtheta, all rows at each of {steps} steps; dJ/dtheta by backpropagation\n"
     )
+    agreement = page.verify("perceptron", mlp.loss, mlp.gradient, start, X, y, rows=8)
+    page.say("")
     ways: dict[str, Any] = {
         "gradient descent, eta = 0.5": 0.5,
         "momentum 0.9, eta = 0.1": optax.sgd(0.1, momentum=0.9),
@@ -70,8 +72,6 @@ def perceptron_on_digits(page: Page) -> None:
         table.append((name, f"{history[0]:.3f}", f"{history[-1]:.4f}", f"{held_out:.4f}", f"{accuracy:.1%}"))
         page.check(f"perceptron: {name} descends", history[-1] < 0.5 * history[0])
     page.table(("descent", "J at the start", "J at the end", "held-out CE", "held-out accuracy"), table)
-    page.say("")
-    agreement = page.verify("perceptron", mlp.loss, mlp.gradient, start, X, y, rows=8)
     page.summary.append(
         (
             "multilayer perceptron",

@@ -14,7 +14,7 @@ import numpy as np
 from fundl import verify
 from fundl.datasets import Dataset, train_test_split
 
-__all__ = ["Agreement", "Page", "Rows", "compare", "split"]
+__all__ = ["Agreement", "Page", "Rows", "compare", "some_params", "split"]
 
 _WORDS = ("exact", "within rounding", "wrong")
 _INDENT = "   "
@@ -49,6 +49,11 @@ def split(data: Dataset, *, ones: bool = False, scale: float | None = None) -> R
     X = X.astype(dtype)
     y = data.y.astype(dtype) if data.y.dtype.kind == "f" else data.y
     return Rows(jnp.asarray(X[train]), jnp.asarray(y[train]), jnp.asarray(X[test]), jnp.asarray(y[test]), train, test)
+
+
+def some_params(X: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Parameters away from the minimum, where a gradient is what cancellation leaves: no digits to compare."""
+    return jnp.asarray(0.1 * np.random.default_rng(0).normal(size=shape), X.dtype)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Page:
 
     def say(self, text: str) -> None:
         """Lines of text, indented."""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             print(f"{_INDENT}{line}".rstrip(), flush=True)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

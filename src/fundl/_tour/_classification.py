@@ -1,4 +1,4 @@
-"""The three regressions of the tour: fitted exactly and by gradient descent, verified, judged on held-out rows."""
+"""Logistic and softmax regression in the tour: fitted, verified, judged on held-out rows."""
 
 from typing import Any
 
@@ -6,116 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fundl import datasets, descent, linear_regression, logistic_regression, losses, norms, softmax_regression
+from fundl import datasets, descent, logistic_regression, losses, norms, softmax_regression
+from fundl._result import Fit
 from fundl._tour import _pictures
-from fundl._tour._page import Page, compare, split
+from fundl._tour._page import Page, some_params, split
 from fundl._types import Linear
 
-__all__ = [
-    "linear_regression_on_diabetes", "logistic_regression_on_breast_cancer", "softmax_regression_on_digits",
-]  # fmt: skip
-
-
-def linear_regression_on_diabetes(page: Page) -> None:
-    """Prediction, the loss in both forms, its gradient, the analytic solution and gradient descent side by side."""
-    page.title("1  Linear regression: the analytic solution and gradient descent (diabetes)")
-    data = datasets.diabetes()
-    rows = split(data, ones=True)
-    X, y = rows.X, rows.y
-    page.say(
-        f"{rows.n} patients to fit and {len(rows.test)} held out; standardised columns and a column of ones\n"
-        "y_hat = X theta    J = (1/n) sum_i (y_hat_i - y_i)^2    dJ/dtheta = (2/n) X^T (X theta - y)\n"
-    )
-    page.progress("linear regression: fitting")
-    theta = linear_regression.normal_equations(X, y)
-    fit = linear_regression.fit(X[:, :-1], y)
-    exact = jnp.append(fit.params.w, fit.params.b)
-    # The largest curvature of J bounds the learning rates that descend: eta < 2 / curvature.
-    curvature = np.linalg.eigvalsh(2 / rows.n * np.asarray(X, np.float64).T @ np.asarray(X, np.float64))
-    eta = float(1 / curvature[-1])
-    steps = 1000 if page.quick else 5000
-    zero = jnp.zeros_like(theta)
-    down = descent.minimize(
-        linear_regression.loss, zero, data=(X, y), gradient=linear_regression.gradient, optimizer=eta, steps=steps
-    )
-
-    @jax.jit
-    def scores(params: jax.Array) -> dict[str, jax.Array]:
-        return {
-            "J": linear_regression.loss(params, X, y),
-            "sum": linear_regression.loss(params, X, y, reduction="sum"),
-            "RMSE": jnp.sqrt(linear_regression.loss(params, rows.X_test, rows.y_test)),
-            "away": norms.l2(params - exact) / norms.l2(exact),
-        }
-
-    def line(name: str, taken: str, params: jax.Array) -> tuple[str, ...]:
-        s = scores(params)
-        return name, taken, f"{s['J']:.3f}", f"{s['RMSE']:.2f}", f"{s['away']:.1e}"
-
-    page.table(
-        ("method", "steps", "J", "held-out RMSE", "distance from the exact theta, relative"),
-        [
-            line("theta = 0", "0", zero),
-            line(f"gradient descent, eta = {eta:.3f}", f"{steps}", down.params),
-            line("normal equations (X^T X)^-1 X^T y", "1", theta),
-            line("linear_regression.fit", "-", exact),
-        ],
-    )
-    page.say(
-        f"\nfit says: {fit.status}, rank {fit.certificate.rank} of {X.shape[1] - 1}, condition of the columns "
-        f"{fit.certificate.condition:.1f}"
-    )
-    best: dict[str, float] = {name: float(v) for name, v in scores(exact).items()}
-    total, mean = best["sum"], best["J"]
-    page.say(f"matrix form (X theta - y)^T (X theta - y) = {total:.6g} = n J = {rows.n} x {mean:.6g}")
-    agreement = page.verify(
-        "linear regression", linear_regression.loss, linear_regression.gradient, zero, X, y, rows=rows.n
-    )
-    # The sum form, from the lecture's formula and no code of the library.
-    A, t = np.asarray(X, np.float64), np.asarray(theta, np.float64) / 2
-    literal = 2 * A.T @ A @ t - 2 * A.T @ np.asarray(y, np.float64)
-    by_hand = linear_regression.gradient(theta / 2, X, y, reduction="sum")
-    agrees = compare(by_hand, literal.astype(X.dtype), terms=rows.n)
-    page.check("linear: sum form", agrees.ok)
-    page.say(f"gradient of the sum form against 2 X^T X theta - 2 X^T y in float64: {agrees}")
-    page.check("linear: fit converged", fit.status.name == "converged")
-    page.check("linear: normal equations meet the exact fit", float(scores(theta)["away"]) < 1e-3)
-    page.check("linear: gradient descent reaches the minimum", float(down.history[-1]) <= mean * (1 + 1e-3))
-    page.check("linear: the sum form is n times the mean form", abs(total - rows.n * mean) <= 1e-5 * total)
-    page.summary.append(
-        (
-            "linear regression",
-            f"{rows.n} x {X.shape[1] - 1}",
-            "exact, descent",
-            f"RMSE {best['RMSE']:.1f} (of the mean: {float(jnp.sqrt(jnp.mean((rows.y_test - y.mean()) ** 2))):.1f})",
-            str(agreement),
-        )
-    )
-    if not page.quick:
-        _bowl(page, data)
-
-
-def _bowl(page: Page, data: datasets.Dataset) -> None:
-    """Two correlated columns make a narrow bowl: the path of gradient descent, and the step that solves it at once."""
-    columns = [data.feature_names.index(name) for name in ("s1", "s2")]
-    rows = split(datasets.Dataset(data.X[:, columns], data.y, ("s1", "s2"), data.target_names, data.about))
-    X, y = rows.X, rows.y - jnp.mean(rows.y)  # centred, so no intercept is needed
-    solution = linear_regression.normal_equations(X, y)
-    curvature = np.linalg.eigvalsh(2 / rows.n * np.asarray(X, np.float64).T @ np.asarray(X, np.float64))
-    eta = jnp.asarray(1.7 / curvature[-1], X.dtype)
-    gradient = jax.jit(linear_regression.gradient)
-    path = [jnp.asarray([-35.0, 12.0], X.dtype)]
-    for _ in range(60):
-        path.append(path[-1] - eta * gradient(path[-1], X, y))  # theta <- theta - eta dJ/dtheta
-    page.picture(
-        "bowl.png",
-        _pictures.bowl,
-        X=np.asarray(X),
-        y=np.asarray(y),
-        descent=np.asarray(path),
-        solution=np.asarray(solution),
-        names=("total cholesterol (s1)", "low-density lipoproteins (s2)"),
-    )
+__all__ = ["logistic_regression_on_breast_cancer", "softmax_regression_on_digits"]
 
 
 def logistic_regression_on_breast_cancer(page: Page) -> None:
@@ -130,8 +27,6 @@ def logistic_regression_on_breast_cancer(page: Page) -> None:
         "y_hat = sigma(x w + b) = p(y = 1 given x)    L = -[y log y_hat + (1 - y) log(1 - y_hat)]\n"
         f"no analytic solution, hence iterative; minimised: sum_i L_i + (l2 / 2) norm2(w)^2, l2 = {l2:g}\n"
     )
-    page.progress("logistic regression: fitting")
-    fit = logistic_regression.fit(X, y, l2=l2)
     n, decay = rows.n, l2 / rows.n
 
     # The mean of the same objective: the loss, and the penalty whose gradient is (l2 / n) w.
@@ -142,6 +37,11 @@ def logistic_regression_on_breast_cancer(page: Page) -> None:
         d = logistic_regression.gradient(params, X, y)
         return Linear(d.w + decay * params.w, d.b)
 
+    some = Linear(some_params(X, (X.shape[1],)), some_params(X, ()))
+    agreement = page.verify("logistic regression", objective, gradient, some, X, y, rows=32)
+    page.say("")
+    page.progress("logistic regression: fitting")
+    fit = logistic_regression.fit(X, y, l2=l2)
     zero = Linear(jnp.zeros_like(fit.params.w), jnp.zeros_like(fit.params.b))
     steps = 500 if page.quick else 3000
     # sigma' <= 1/4 bounds the curvature.
@@ -174,10 +74,9 @@ def logistic_regression_on_breast_cancer(page: Page) -> None:
             line("logistic_regression.fit", str(int(fit.certificate.steps)), fit.params),
         ],
     )
-    page.say(
-        f"\nfit says: {fit.status}; its objective exceeds the minimum by at most "
-        f"{float(fit.certificate.suboptimality):.1e}"
-    )
+    page.say(f"\nfit says: {_verdict(fit)}")
+    unbounded = logistic_regression.fit(X, y, l2=0.0)
+    page.say(f"with l2 = 0 fit says {_verdict(unbounded)}")
     at_fit: dict[str, float] = {name: float(v) for name, v in scores(fit.params).items()}
     L, from_p = at_fit["BCE"], at_fit["BCE from p"]
     some_p = jnp.asarray([0.9, 0.5, 0.1, 0.0], X.dtype)
@@ -189,10 +88,8 @@ def logistic_regression_on_breast_cancer(page: Page) -> None:
     )
     steepness = at_fit["steepness"] / float(scores(zero)["steepness"])
     page.say(f"norm of the objective's gradient at the fit, relative to the start: {steepness:.1e}")
-    # Half way to the fit: at it every entry is what remains after cancellation, and has no digits to compare.
-    half = jax.tree.map(lambda v: v / 2, fit.params)
-    agreement = page.verify("logistic regression", objective, gradient, half, X, y, rows=32)
     page.check("logistic: the gradient vanishes at the fit", steepness < 1e-3)
+    page.check("logistic: separable classes are recognised", unbounded.status.name == "separable")
     best = float(fit.certificate.objective)
     page.check("logistic: gradient descent nears the fit", abs(n * float(down.history[-1]) - best) <= 0.1 * best)
     page.check("logistic: BCE from probabilities is that from logits", abs(L - from_p) <= 1e-4 * L)
@@ -250,6 +147,11 @@ def softmax_regression_on_digits(page: Page) -> None:
         "y_hat = softmax(x W + b)    J = -sum_i sum_k y_ik log y_hat_ik\n"
         f"minimised: J + (l2 / 2) norm2(W)^2, l2 = {l2:g}\n"
     )
+    some = Linear(some_params(X, (X.shape[1], k)), some_params(X, (k,)))
+    agreement = page.verify(
+        "softmax regression", softmax_regression.loss, softmax_regression.gradient, some, X, y, rows=8
+    )
+    page.say("")
     page.progress("softmax regression: fitting")
     fit = softmax_regression.fit(X, y, l2=l2, num_classes=k)
     zero = Linear(jnp.zeros_like(fit.params.w), jnp.zeros_like(fit.params.b))
@@ -279,20 +181,13 @@ def softmax_regression_on_digits(page: Page) -> None:
             line("softmax_regression.fit", str(int(fit.certificate.steps)), fit.params),
         ],
     )
-    page.say(
-        f"\nfit says: {fit.status}; its objective exceeds the minimum by at most "
-        f"{float(fit.certificate.suboptimality):.1e}"
-    )
+    page.say(f"\nfit says: {_verdict(fit)}")
     at_fit: dict[str, float] = {name: float(v) for name, v in scores(fit.params).items()}
     J, literal = at_fit["J"], at_fit["literal"]
     page.say(f"J from integer labels {J:.4f}; -sum_i sum_k y_ik log y_hat_ik with one-hot labels {literal:.4f}")
     steepness = at_fit["steepness"] / float(scores(zero)["steepness"])
     page.say(f"norm of the objective's gradient at the fit, relative to the start: {steepness:.1e}")
     page.check("softmax: the gradient vanishes at the fit", steepness < 1e-3)
-    half = jax.tree.map(lambda v: v / 2, fit.params)
-    agreement = page.verify(
-        "softmax regression", softmax_regression.loss, softmax_regression.gradient, half, X, y, rows=8
-    )
     page.check("softmax: cross-entropy is the lecture's sum", abs(J - literal) <= 1e-4 * J)
     page.summary.append(
         (
@@ -307,3 +202,11 @@ def softmax_regression_on_digits(page: Page) -> None:
 
 def _norm(gradients: Any) -> jax.Array:
     return norms.l2(jnp.concatenate([g.ravel() for g in jax.tree.leaves(gradients)]))
+
+
+def _verdict(fit: Fit) -> str:
+    """The status, and what is known of the distance from the minimum."""
+    bound = float(fit.certificate.suboptimality)
+    if np.isfinite(bound):
+        return f"{fit.status}; the objective exceeds the minimum by at most {bound:.1e}"
+    return f"{fit.status}: {fit.status.advice}"
