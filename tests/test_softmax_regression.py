@@ -129,3 +129,133 @@ def test_separable_data_are_named_with_a_direction():
         gap = z[np.arange(5), y][:, None] - z
         assert (gap >= -1e-12).all()
         assert gap.max() > 0.1
+
+
+def test_two_classes_are_logistic_regression_with_half_the_weights():
+    # Softmax logits (-v, v) are a sigmoid logit 2 v: w = (-v, v) has the penalty l2 v^2, the sigmoid's l2/2 (2 v)^2.
+    from fundl import logistic_regression as lr
+
+    X, y, _ = data(3)
+    y = (y > 0).astype(int)
+    two, one = sr.fit(X, y, num_classes=2, l2=0.2), lr.fit(X, y, l2=0.1)
+    np.testing.assert_allclose(two.params.w[:, 1] - two.params.w[:, 0], one.params.w, rtol=1e-11)
+    np.testing.assert_allclose(two.params.b[1] - two.params.b[0], one.params.b, rtol=1e-11)
+
+
+def test_a_class_that_never_occurs_runs_away():
+    X, y, _ = data(1)
+    found = sr.fit(X, y, num_classes=4, l2=0.3)
+    assert found.status is Status.separable
+    np.testing.assert_array_equal(found.certificate.direction.w, 0)
+    b = found.certificate.direction.b
+    assert b[3] < b[0] == b[1] == b[2]
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_l1_meets_the_conditions_of_the_minimum(l2):
+    X, y, _ = data(1)
+    Y = np.eye(3)[y]
+    for l1 in (0.5, 2.0, 100.0):
+        found = sr.fit(X, y, num_classes=3, l1=l1, l2=l2).check()
+        w = np.asarray(found.params.w)
+        z = X @ w + np.asarray(found.params.b)
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        g = X.T @ (p - Y) + l2 * w
+        np.testing.assert_allclose((p - Y).sum(axis=0), 0, atol=1e-11)
+        np.testing.assert_allclose(g[w != 0], -l1 * np.sign(w[w != 0]), rtol=1e-9)
+        assert (np.abs(g[w == 0]) <= l1 * (1 + 1e-9)).all()
+        assert ((w == 0).all()) == (l1 == 100.0)
+        np.testing.assert_allclose(np.sum(found.params.b), 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("options", [{"l2": 0.3}, pytest.param({"l2": 0.3, "l1": 0.5}, marks=pytest.mark.slow)])
+def test_derivatives_against_differences_of_the_fit(options):
+    X, y, rng = data(2)
+    Y = rng.dirichlet(np.ones(3), size=len(y))
+
+    def value(X, Y, s, l2):
+        params = sr.fit(X, Y, weights=s, **{**options, "l2": l2}).params
+        return jnp.sum(jnp.sin(params.w)) + jnp.sum(params.b**2 * jnp.arange(3.0))
+
+    value = jax.jit(value)
+    arguments = [jnp.asarray(v) for v in (X, Y, rng.random(len(y)) + 0.5, 0.3)]
+    gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(*arguments)
+    for i, (a, g) in enumerate(zip(arguments, gradients, strict=True)):
+        d = rng.normal(size=a.shape) * 0.1
+        if i == 1:
+            d = (d - d.mean(axis=1, keepdims=True)) * np.asarray(Y).min(axis=1, keepdims=True)
+        ends = [value(*[v + t * d if j == i else v for j, v in enumerate(arguments)]) for t in (1e-4, -1e-4)]
+        np.testing.assert_allclose(jnp.sum(g * d), (ends[0] - ends[1]) / 2e-4, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
+def test_rows_on_a_mesh_give_the_same_fit(kind):
+    rng = np.random.default_rng(0)
+    X, y, _ = data(1, n=32)
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    weights = rng.random(32)
+    rows = [jax.device_put(v, jax.NamedSharding(mesh, jax.P("rows", *[None] * (v.ndim - 1)))) for v in (X, y, weights)]
+    here = sr.fit(X, y, num_classes=3, l2=0.3, weights=weights)
+    there = sr.fit(rows[0], rows[1], num_classes=3, l2=0.3, weights=rows[2])
+    np.testing.assert_allclose(there.params.w, here.params.w, rtol=1e-12)
+    np.testing.assert_allclose(there.params.b, here.params.b, rtol=1e-12)
+    for f in (sr.gradient, sr.loss):
+        for a, b in zip(jax.tree.leaves(f(here.params, X, y)), jax.tree.leaves(f(here.params, *rows[:2])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda X, y: sr.fit(X, y - 1), ValueError, "classes in 0"),
+        (lambda X, y: sr.fit(X, y, num_classes=2), ValueError, "classes in 0"),
+        (lambda X, y: sr.fit(X, y.astype(float)), TypeError, "integers"),
+        (lambda X, y: sr.fit(X, np.eye(3)[y] * 2), ValueError, r"\[0, 1\]"),
+        (lambda X, y: sr.fit(X, np.eye(3)[y], num_classes=4), ValueError, "num_classes"),
+        (lambda X, y: sr.fit(X, (y > 0)[:, None]), ValueError, "two classes"),
+        (lambda X, y: sr.fit(X, y.astype(str)), TypeError, "real numbers"),
+        (lambda X, y: sr.fit(X, y, weights=np.zeros(len(y))), ValueError, "all be 0"),
+        (lambda X, y: sr.fit(np.where(X[1, 1] == X, np.inf, X), y), ValueError, "X must be finite"),
+        (lambda X, y: jax.jit(lambda y: sr.fit(X, y))(y), ValueError, "num_classes"),
+        (lambda X, y: sr.gradient(Linear(np.ones((2, 3)), np.ones(3)), X, y, reduction="none"), ValueError, "reduct"),
+    ],
+)
+def test_refusals(call, error, message):
+    X, y, _ = data(4)
+    with pytest.raises(error, match=message):
+        call(X, y)
+
+
+def test_inside_a_trace_bad_labels_give_nan_and_a_status():
+    X, y, _ = data(1)
+    found = jax.jit(lambda X, y: sr.fit(X, y, num_classes=3, l2=0.3))(X, np.where(y == 1, 7, y))
+    assert found.status is Status.non_finite
+    assert np.isnan(found.params.w).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["iris", "wine"])
+def test_real_data_have_the_digits_of_the_optimum(name):
+    datasets = pytest.importorskip("sklearn.datasets")
+    X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    found = sr.fit(X, y, l2=1.0).check()
+    w, b, _ = optimum(X, np.eye(3)[y], 1.0, digits=32)
+    np.testing.assert_allclose(found.params.w, w, rtol=10**-11.5)
+    np.testing.assert_allclose(found.params.b, b, rtol=10**-11.5)
+    assert sr.fit(X, y).status is Status.separable
+
+
+def test_the_subspace_method_finds_the_same_optimum():
+    X, y, _ = data(1)
+    whole = sr.fit(X, y, num_classes=3, l2=0.3)
+    few = sr.fit(X, y, num_classes=3, l2=0.3, method="subspace").check()
+    np.testing.assert_allclose(few.params.w, whole.params.w, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(few.params.b, whole.params.b, rtol=1e-11, atol=1e-13)
+    assert few.certificate.suboptimality < 1e-9
+    by = [
+        jax.grad(lambda l2, m=m: jnp.sum(sr.fit(X, y, num_classes=3, l2=l2, method=m).params.w ** 2))(0.3)
+        for m in ("newton", "subspace")
+    ]
+    np.testing.assert_allclose(by[0], by[1], rtol=1e-9)
+    with pytest.raises(ValueError, match="l1"):
+        sr.fit(X, y, num_classes=3, l1=0.3, method="subspace")

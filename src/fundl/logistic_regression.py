@@ -121,6 +121,9 @@ def fit(
 
     Shapes: X (n, d); y (n,) in {0, 1} or soft in [0, 1], booleans and floats too; weights (n,); l2, l1, tol scalars.
     params is `Linear` with w (d,), b (); b is 0 with `intercept=False`.
+    method: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for many columns
+    or classes: it knows no standard errors, bounds f - minimum by sum_j g_j^2 / (2 l2) (strong convexity; inf without
+    l2), finds a separating direction only where all rows end on their side, and may take 10 max_steps short steps.
     tol: stop when f - minimum <= tol f; with 0 the steps go on until rounding makes them useless.
     Errors: TypeError and ValueError for wrong shapes, empty arrays, text, complex values, labels outside [0, 1],
     negative or all-zero weights, and for NaN or infinite values in rows whose weight is not 0; inside a trace these
@@ -168,5 +171,5 @@ def _without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
     X = _check.array("X", X)
     if weights is None or X.ndim != 2:
         return X
-    left_out = _check.per_example_weights(weights, X.shape[:1], jnp.float32) == 0
-    return jnp.where(left_out[:, None], jnp.zeros_like(X), X)
+    s = _check.per_example_weights(weights, X.shape[:1], jnp.float32)
+    return X if s is None else jnp.where((s == 0)[:, None], jnp.zeros_like(X), X)

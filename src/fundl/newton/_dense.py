@@ -47,12 +47,13 @@ class Found(NamedTuple):
     theta: Array
     f: Array
     g: Array
-    inverse: Array  # (D k, D k) of the Hessian
+    inverse: Array | None  # (D k, D k) of the Hessian
     bound: Array  # of f - f*
     direction: Array  # (D, k)
     separates: Array
     steps: Array
     finite: Array
+    solved: Array  # the loop ended where rounding did not let it go on
 
 
 def problem(design: Design, Y: Array, s: Array, l2: Array, l1: Array | None, link: str) -> Problem:
@@ -110,7 +111,7 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
     With r the largest change of a logit by the step v, delta the decrease that the linear part promises, c = v^T H v,
     f(theta + t v) <= f - t delta + c (exp(t r) - t r - 1) / r^2, which is least at t = log(1 + r delta / c) / r.
     That length needs no search; the full step is taken where it is lower. Where a step hardly changes the logits, the
-    next keeps its Hessian.
+    next keeps its Hessian; standard errors get a new one.
     Source: Bach, Self-concordant analysis for logistic regression, Electronic Journal of Statistics 4 (2010).
     """
     eps = jnp.finfo(P.Z.dtype).eps
@@ -130,7 +131,7 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
         def keep(_: Array) -> tuple[Array, Array, Array]:
             return path.H, path.factor, path.drift + path.r
 
-        H, factor, drift = jax.lax.cond(path.r > 0.03, refresh, keep, zero)
+        H, factor, drift = jax.lax.cond((path.r > 0.03) | (path.last & P.free), refresh, keep, zero)
         if P.l1 is None:
             whole = -jax.scipy.linalg.cho_solve((factor, True), g.reshape(p)).reshape(g.shape)
             delta = curve = -jnp.vdot(g, whole)
@@ -160,8 +161,8 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
             r=r,
             separating=separating,
             count=path.count + 1,
-            last=(r * (drift + r) <= eps / 16) | ((r < 0.5) & (delta <= tol * f)),
-            done=path.last | noise | apart | ~(jnp.isfinite(r) & jnp.isfinite(f)) | (separating >= 3),
+            last=noise | (r * (drift + r) <= eps / 16) | ((r < 0.5) & (delta <= tol * f)),
+            done=path.last | apart | ~(jnp.isfinite(r) & jnp.isfinite(f)) | (separating >= 3),
         )
 
     false = jnp.zeros((), bool)
@@ -201,9 +202,13 @@ def finish(P: Problem, link: str, path: Path) -> Found:
         jnp.vdot(rounding, matmul(jnp.abs(inverse), rounding))
     )
     decrement = decrement * jnp.sqrt(2 * drift)  # twice: against what was added to H
-    norm_inverse = jnp.linalg.norm(inverse)
-    u = decrement * norm_x * jnp.sqrt((1 if k == 1 else 2) * norm_inverse * drift)
-    trusted = (u < 0.9) & (path.drift < 1) & (jnp.max(jitter(path.H)) * norm_inverse < 0.5)
+    # Both in the units in which H has a diagonal of ones, or one column under a large penalty would spoil them.
+    root = jnp.sqrt(jnp.diagonal(path.H))
+    norm_inverse = jnp.linalg.norm(inverse * root[:, None] * root[None, :])
+    unit = jnp.min(root.reshape(g.shape), axis=1)
+    far = jnp.sqrt(jnp.max(jnp.sum(squares / (unit * unit)[None, :], axis=1)))
+    u = decrement * far * jnp.sqrt((1 if k == 1 else 2) * norm_inverse * drift)
+    trusted = (u < 0.9) & (path.drift < 1) & (4 * p * eps * norm_inverse < 0.5)
     bound = jnp.where(trusted, decrement**2 / 2 / (1 - jnp.where(trusted, u, jnp.zeros_like(u))), jnp.inf)
     if P.l1 is not None:
         gap = _lasso.duality_gap(link, P.Z, P.Y, P.s, jnp.diagonal(P.K), P.l1, theta)
@@ -219,17 +224,12 @@ def finish(P: Problem, link: str, path: Path) -> Found:
         separates=separates,
         steps=path.count - 1,
         finite=jnp.isfinite(path.f) & jnp.isfinite(path.f_before) & jnp.all(jnp.isfinite(theta)),
+        solved=jnp.isfinite(bound),
     )
 
 
-def separation(P: Problem, path: Path, trusted: Array) -> tuple[Array, Array]:
-    """A direction along which no row's loss grows and some row's falls, and whether there is one.
-
-    With a penalty on w only b can run away: where a class never occurs. Without, theta itself is such a direction
-    once all rows are on their side, or the last Newton step, freed from what it does to the rows that stay.
-    """
-    eps = jnp.finfo(P.Z.dtype).eps
-    theta = path.theta
+def absent_class(P: Problem, theta: Array) -> tuple[Array, Array]:
+    """The direction in b alone along which a class that never occurs runs away, and whether there is one."""
     D, k = theta.shape
     total = jnp.sum(P.s[:, None] * P.Y, axis=0)
     ones = P.Z[:, -1:]
@@ -240,7 +240,19 @@ def separation(P: Problem, path: Path, trusted: Array) -> tuple[Array, Array]:
         alone = -(total <= 0).astype(theta.dtype)
     alone = jnp.where(mass > 0, alone, jnp.zeros_like(alone))
     only_b = jnp.where((jnp.arange(D) == D - 1)[:, None], alone[None, :], jnp.zeros_like(theta))
-    empty = jnp.any(alone != 0)
+    return only_b, jnp.any(alone != 0)
+
+
+def separation(P: Problem, path: Path, trusted: Array) -> tuple[Array, Array]:
+    """A direction along which no row's loss grows and some row's falls, and whether there is one.
+
+    With a penalty on w only b can run away: where a class never occurs. Without, theta itself is such a direction
+    once all rows are on their side, or the last Newton step, freed from what it does to the rows that stay.
+    """
+    eps = jnp.finfo(P.Z.dtype).eps
+    theta = path.theta
+    k = theta.shape[1]
+    only_b, empty = absent_class(P, theta)
     z, dz = matmul(P.Z, theta), matmul(P.Z, path.step)
     size = jnp.max(_links.spread(z))
     apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (size > 0)

@@ -11,10 +11,10 @@ from fundl import _check
 from fundl._precise import HIGHEST, matmul, rows_dot
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.newton import _dense, _links
+from fundl.newton import _dense, _links, _subspace
 from fundl.newton._design import Design, design, standardise
 
-METHODS = ("auto", "newton")
+METHODS = ("auto", "newton", "subspace")
 
 
 class Solution(NamedTuple):
@@ -56,7 +56,7 @@ def fit(
     Y (n, 1) with the link "sigmoid", (n, k) with "softmax"; X and Y are floating and of one dtype.
     """
     _check.choice("method", method, METHODS)
-    if max_steps < 1:
+    if _check.concrete(max_steps) and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1; got {max_steps}.")
     numbers = []
     for name, value in (("l2", l2), ("l1", l1), ("tol", tol)):
@@ -69,28 +69,44 @@ def fit(
     if weights is not None:
         _check.refuse_where(lambda v: ~jnp.any(v > 0)[None], "weights", weights, "must not all be 0")
     s = jnp.ones_like(X[:, 0]) if weights is None else weights
-    return _jitted(X, Y, s, *numbers, max_steps, link, bool(intercept), sparse)
+    if method == "auto":
+        method = _choose(X.shape[1], Y.shape[1], sparse, _check.concrete(l2) and float(l2) == 0)  # type: ignore[arg-type]
+    elif method == "subspace" and sparse:
+        raise ValueError('method="subspace" knows no l1: use method="newton" or "auto".')
+    return _jitted(X, Y, s, *numbers, max_steps, link, bool(intercept), "l1" if sparse else method)
+
+
+def _choose(d: int, k: int, sparse: bool, free: bool) -> str:
+    """The whole Hessian where it is small, where l1 needs it, or where without a penalty only it tells how far f is."""
+    p = (d + 1) * k
+    limit = 2000 if free else (400 if k == 1 else 150)
+    return "newton" if sparse or p <= limit else "subspace"
 
 
 @functools.partial(jax.jit, static_argnums=(7, 8, 9))
 def _jitted(
     X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool,
-    sparse: bool,
+    method: str,
 ) -> Fit:  # fmt: skip
-    found = _solution(X, Y, s, l2, l1, tol, max_steps, link, intercept, sparse)
+    found = _solution(X, Y, s, l2, l1, tol, max_steps, link, intercept, method)
     return _package(found, link == _links.SIGMOID)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(7, 8, 9))
 def _solution(
     X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool,
-    sparse: bool,
+    method: str,
 ) -> Solution:  # fmt: skip
+    sparse = method == "l1"
     Y = jnp.where((s > 0)[:, None], Y, jnp.zeros_like(Y))
     parts = design(X, s, intercept, sparse)
     P = _dense.problem(parts, Y, s, l2, l1 if sparse else None, link)
-    found = _dense.minimise(P, link, tol, max_steps)
+    if method == "subspace":
+        found = _subspace.minimise(P, parts.null, link, tol, max_steps)
+    else:
+        found = _dense.minimise(P, link, tol, max_steps)
     w, b = _outside(found.theta, parts)
+    b = _sum_to_zero(b)
     w_direction, b_direction = _outside(found.direction, parts)
     g = parts.scale[:, None] * found.g[:-1] + parts.m[:, None] * found.g[-1][None, :]
     # b = theta_b - m w is rounded, and its error moves every logit.
@@ -99,14 +115,22 @@ def _solution(
     db = jnp.max(db) * (2 * eps if intercept else 0)
     bound = found.bound + jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
     # The bound counts rounding errors at their worst, so it stops falling above the rounding of f itself.
-    converged = bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
+    converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
+    converged = converged | (found.solved & jnp.isinf(found.bound))
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
-    code = jnp.where(~converged & (found.steps >= max_steps), int(Status.max_steps), code)
+    code = jnp.where(
+        ~converged & (found.steps >= (10 * max_steps if method == "subspace" else max_steps)),
+        int(Status.max_steps),
+        code,
+    )
     code = jnp.where(converged & P.free & (parts.rank < X.shape[1]), int(Status.rank_deficient), code)
     code = jnp.where(found.separates, int(Status.separable), code)
     finite = found.finite & (jnp.sum(s) > 0)
     code = jnp.where(finite, code, int(Status.non_finite)).astype(jnp.int32)
-    w_error, b_error = _standard_errors(found.inverse, parts, Y.shape[1])
+    if found.inverse is None:
+        w_error, b_error = jnp.full_like(w, jnp.nan), jnp.full_like(b, jnp.nan)
+    else:
+        w_error, b_error = _standard_errors(found.inverse, parts, Y.shape[1])
     exists = P.free & finite & ~found.separates
     return Solution(
         w=jnp.where(finite, w, jnp.full_like(w, jnp.nan)),
@@ -128,6 +152,11 @@ def _solution(
     )
 
 
+def _sum_to_zero(b: Array) -> Array:
+    """Of all b with the same probabilities the shortest; a single b is what it is."""
+    return b if b.shape[0] == 1 else b - jnp.mean(b)
+
+
 def _outside(theta: Array, parts: Any) -> tuple[Array, Array]:
     """theta in the units of X: w and b."""
     w = matmul(parts.shortest, theta[:-1] / parts.scale[:, None])
@@ -135,17 +164,18 @@ def _outside(theta: Array, parts: Any) -> tuple[Array, Array]:
 
 
 @_solution.defjvp
-def _solution_jvp(link: str, intercept: bool, sparse: bool, primals: Any, tangents: Any) -> Any:
+def _solution_jvp(link: str, intercept: bool, method: str, primals: Any, tangents: Any) -> Any:
     """At the minimum the gradient G(theta, data) is 0, so H dtheta = -(dG/d data) d data, with H the Hessian there.
 
     Under l1 the coefficients that are 0 stay 0, and the others keep their signs. The shift and the scale of the columns
     are constants, which changes no derivative.
     """
     X, Y, s, l2, l1 = primals[:5]
-    found = _solution(*primals, link, intercept, sparse)
+    sparse = method == "l1"
+    found = _solution(*primals, link, intercept, method)
     constant = jax.lax.stop_gradient(found)
     m, scale, null = constant.m, constant.scale, constant.null
-    D, k = X.shape[1] + 1, Y.shape[1]
+    D = X.shape[1] + 1
     theta = jnp.concatenate([found.w * scale[:, None], (found.b + matmul(m[None, :], found.w)[0])[None, :]])
     sign = jnp.concatenate([jnp.sign(constant.w), jnp.zeros_like(constant.b)[None, :]])
     last = (jnp.arange(D) == D - 1)[:, None]
@@ -156,7 +186,7 @@ def _solution_jvp(link: str, intercept: bool, sparse: bool, primals: Any, tangen
     def held(v: Array) -> Array:
         return jnp.where(moves, v, jnp.zeros_like(v))
 
-    def stationarity(X: Array, Y: Array, s: Array, l2: Array, l1: Array, theta: Array) -> Array:
+    def stationarity(X: Array, Y: Array, s: Array, l2: Array, l1: Array) -> Array:
         Z = _rows(X, keep, m, scale, intercept)
         # The weights multiply last: a row of weight 0 has no residual here, but its weight has a derivative.
         Y = jnp.where(keep[:, None], Y, jnp.zeros_like(Y))
@@ -171,7 +201,7 @@ def _solution_jvp(link: str, intercept: bool, sparse: bool, primals: Any, tangen
         return _links.value(link, z, Y, s) + size
 
     data = (X, Y, s, l2, l1)
-    _, rhs = jax.jvp(lambda *data: stationarity(*data, theta), data, tuple(tangents[:5]))
+    _, rhs = jax.jvp(stationarity, data, tuple(tangents[:5]))
     _, df = jax.jvp(objective, data, tuple(tangents[:5]))
     Z = _rows(X, keep, m, scale, intercept)
     h, q = _links.curvature(link, matmul(Z, theta), jnp.where(keep[:, None], Y, jnp.zeros_like(Y)), s)
@@ -189,17 +219,29 @@ def _solution_jvp(link: str, intercept: bool, sparse: bool, primals: Any, tangen
             out = out + matmul(shift, jnp.mean(u, axis=1, keepdims=True) + jnp.zeros_like(u))
         return jnp.where(moves, out, v)
 
-    H = jax.lax.stop_gradient(_links.hessian(Z, h, q))
-    H = (
-        H
-        + (fix + jnp.diag(jax.lax.stop_gradient(l2) * one_over[:, 0] ** 2))[:, None, :, None]
-        * jnp.eye(k, dtype=X.dtype)[None, :, None, :]
-    )
+    if method == "subspace":
+        solve = _by_conjugate_gradients(Z, s, l2, one_over, fix, link)
+    else:
+        solve = _by_cholesky(_links.hessian(Z, h, q), l2, one_over, fix, shift, moves, link)
+    dtheta = jax.lax.custom_linear_solve(matvec, -rhs, solve, symmetric=True)
+    dw = dtheta[:-1] / scale[:, None]
+    if not sparse:
+        dw = jnp.where((l2 == 0) & (constant.rank < D - 1), _turned(dw, constant, X, tangents[0], s, intercept), dw)
+    db = _sum_to_zero(dtheta[-1] - matmul(m[None, :], dw)[0])
+    out = jax.tree.map(_no_tangent, found)
+    return found, out._replace(w=dw, b=db, f=df)
+
+
+def _by_cholesky(H: Array, l2: Array, one_over: Array, fix: Array, shift: Array, moves: Array, link: str) -> Any:
+    """A solver of H v = rhs for custom_linear_solve: factors that are constants, and one refinement."""
+    D, k = moves.shape
+    H, l2 = jax.lax.stop_gradient((H, l2))
+    own = fix + jnp.diag(l2 * one_over[:, 0] ** 2)
+    H = H + own[:, None, :, None] * jnp.eye(k, dtype=H.dtype)[None, :, None, :]
     if link == _links.SOFTMAX:
-        H = H + shift[:, None, :, None] * jnp.full((1, k, 1, k), 1 / k, X.dtype)
-    H = H.reshape(D * k, D * k)
+        H = H + shift[:, None, :, None] * jnp.full((1, k, 1, k), 1 / k, H.dtype)
     both = moves.reshape(-1)[:, None] & moves.reshape(-1)[None, :]
-    H = jnp.where(both, H, jnp.eye(D * k, dtype=X.dtype))
+    H = jnp.where(both, H.reshape(D * k, D * k), jnp.eye(D * k, dtype=H.dtype))
     factor = jnp.linalg.cholesky(H + jnp.diag(_dense.jitter(H)))
 
     def solve(matvec: Any, rhs: Array) -> Array:
@@ -208,13 +250,24 @@ def _solution_jvp(link: str, intercept: bool, sparse: bool, primals: Any, tangen
             v = v + jax.scipy.linalg.cho_solve((factor, True), (rhs - matvec(v)).reshape(-1)).reshape(v.shape)
         return v
 
-    dtheta = jax.lax.custom_linear_solve(matvec, -rhs, solve, symmetric=True)
-    dw = dtheta[:-1] / scale[:, None]
-    if not sparse:
-        dw = jnp.where((l2 == 0) & (constant.rank < D - 1), _turned(dw, constant, X, tangents[0], s, intercept), dw)
-    db = dtheta[-1] - matmul(m[None, :], dw)[0]
-    out = jax.tree.map(_no_tangent, found)
-    return found, out._replace(w=dw, b=db, f=df)
+    return solve
+
+
+def _by_conjugate_gradients(Z: Array, s: Array, l2: Array, one_over: Array, fix: Array, link: str) -> Any:
+    """The same without the whole Hessian: conjugate gradients, preconditioned by the Gram matrix."""
+    Z, s, l2 = jax.lax.stop_gradient((Z, s, l2))
+    c = 1 / 4 if link == _links.SIGMOID else 1 / 2
+    M = c * rows_dot(Z, s[:, None] * Z) + fix + jnp.diag(l2 * one_over[:, 0] ** 2)
+    M = M + jnp.diag(jnp.where(jnp.diagonal(M) == 0, 1.0, 0.0).astype(M.dtype))
+    factor = jnp.linalg.cholesky(M + jnp.diag(_dense.jitter(M)))
+
+    def solve(matvec: Any, rhs: Array) -> Array:
+        def inverse(v: Array) -> Array:
+            return jax.scipy.linalg.cho_solve((factor, True), v)
+
+        return jax.scipy.sparse.linalg.cg(matvec, rhs, tol=1e-13, maxiter=500, M=inverse)[0]
+
+    return solve
 
 
 def _turned(dw: Array, constant: Solution, X: Array, dX: Array, s: Array, intercept: bool) -> Array:

@@ -1,0 +1,172 @@
+"""Newton's method on a few directions at a time, for problems whose whole Hessian is too large to form or to factor.
+
+Each step minimises the quadratic model over the span of the preconditioned gradient and the last steps. Their logits
+are kept, so the model costs no pass over X: a step reads X twice, once for the gradient and once for its logits. On a
+quadratic this is the conjugate gradient method, preconditioned by the blocks of the Hessian that belong to one class.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fundl._precise import HIGHEST, matmul, rows_dot, safe_divide
+from fundl._types import Array
+from fundl.newton import _dense, _links
+from fundl.newton._dense import Found, Problem
+
+MEMORY = 5  # steps kept
+
+
+class Path(NamedTuple):
+    """Where the loop is."""
+
+    theta: Array  # (D, k)
+    z: Array  # (n, k)
+    basis: Array  # (MEMORY, D, k), the last steps
+    shadow: Array  # (MEMORY, n, k), their logits
+    f: Array
+    best: Array  # the smallest squared gradient yet, in the norm of the preconditioner
+    since: Array  # steps since it halved
+    near: Array  # the gradient is down to rounding; once more with logits that are not updated but formed
+    factor: Array  # (k, D, D), of the preconditioner
+    drift: Array  # the change of the logits since it was formed, at most
+    count: Array
+    done: Array
+
+
+def preconditioner(P: Problem, h: Array, q: Array, null: Array) -> Array:
+    """Cholesky factors (k, D, D) of the blocks of the Hessian on its diagonal, one for each class."""
+    eps = jnp.finfo(P.Z.dtype).eps
+    held = jnp.pad(null, ((0, 1), (0, 1))) * (jnp.sum(P.s) / 4)
+
+    def block(a: Array) -> Array:
+        here = (jnp.arange(h.shape[1]) == a).astype(h.dtype)[None, :]
+        own = jnp.sum((h - q * q) * here, axis=1)
+        M = rows_dot(P.Z, own[:, None] * P.Z) + P.K + held
+        # A class that no row is in doubt about has no curvature: a small part of the largest keeps it regular.
+        least = 1e3 * eps * jnp.max(jnp.diagonal(M)) + jnp.finfo(M.dtype).tiny
+        M = M + jnp.diag(jnp.where(jnp.diagonal(M) == 0, 1.0, least).astype(M.dtype))
+        return jnp.linalg.cholesky(M + jnp.diag(_dense.jitter(M)))
+
+    return jax.lax.map(block, jnp.arange(h.shape[1]))
+
+
+def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -> Found:
+    """Steps until the gradient is down to its rounding errors."""
+    eps = jnp.finfo(P.Z.dtype).eps
+    start = rows_dot(P.Z, jnp.zeros_like(P.Y))
+    zero, one = jnp.zeros_like(start[0, 0]), jnp.ones_like(start[0, 0])
+
+    def gradient(z: Array, theta: Array) -> tuple[Array, Array]:
+        alpha = _links.residual(link, z, P.Y, P.s)
+        return rows_dot(P.Z, alpha) + matmul(P.K, theta), alpha
+
+    def body(path: Path) -> Path:
+        theta = path.theta
+        formed = path.near | (path.count % 16 == 15)
+        z = jax.lax.cond(formed, lambda z: matmul(P.Z, theta), lambda z: z, path.z)
+        g, alpha = gradient(z, theta)
+        h, q = _links.curvature(link, z, P.Y, P.s)
+        renew = path.drift > 0.5
+        factor = jax.lax.cond(renew, lambda _: preconditioner(P, h, q, null), lambda factor: factor, path.factor)
+        direction = -jax.vmap(lambda L, v: jax.scipy.linalg.cho_solve((L, True), v), (0, 1), 1)(factor, g)
+        if link == _links.SOFTMAX:
+            direction = direction - jnp.mean(direction, axis=1, keepdims=True)
+        size = -jnp.vdot(g, direction, precision=HIGHEST)
+        basis = jnp.concatenate([direction[None], path.basis])
+        shadow = jnp.concatenate([matmul(P.Z, direction)[None], path.shadow])
+        bent = jax.vmap(lambda v: _links.curvature_times(h, q, v))(shadow)
+        S = jnp.einsum("ank,bnk->ab", shadow, bent, precision=HIGHEST)
+        S = S + jnp.einsum("aik,bik->ab", basis, jax.vmap(lambda v: matmul(P.K, v))(basis), precision=HIGHEST)
+        slope = -jnp.einsum("aik,ik->a", basis, g, precision=HIGHEST)
+        root = jnp.sqrt(jnp.maximum(jnp.diagonal(S), jnp.finfo(S.dtype).tiny))
+        scaled = S / root[:, None] / root[None, :] + 100 * eps * jnp.eye(S.shape[0], dtype=S.dtype)
+        empty = jnp.diagonal(S) <= 0  # no step yet
+        scaled = jnp.where(empty[:, None] | empty[None, :], jnp.eye(S.shape[0], dtype=S.dtype), scaled)
+        c = jax.scipy.linalg.cho_solve(
+            (jnp.linalg.cholesky(scaled), True), jnp.where(empty, jnp.zeros_like(slope), slope / root)
+        )
+        c = jnp.where(empty, jnp.zeros_like(c), c / root)
+        step = jnp.einsum("a,aik->ik", c, basis, precision=HIGHEST)
+        dz = jnp.einsum("a,ank->nk", c, shadow, precision=HIGHEST)
+        r = jnp.max(_links.spread(dz))
+        delta = jnp.vdot(c, slope, precision=HIGHEST)
+        curve = jnp.vdot(c, matmul(S, c), precision=HIGHEST)
+        t = jnp.where(r > 0, safe_divide(jnp.log1p(r * safe_divide(delta, curve)), r), one)
+        lengths = jnp.stack([one, t])
+        values = jax.vmap(lambda t: _links.value(link, z + t * dz, P.Y, P.s) + _dense.penalty(P, theta + t * step))(
+            lengths
+        )
+        first = (r < 0.1) | (values[0] <= values[1])
+        t, f = jnp.where(first, one, t), jnp.where(first, values[0], values[1])
+        # What rounding leaves of the gradient: eps times its terms, in the norm of the preconditioner.
+        floor = 4 * eps**2 * theta.size * (jnp.sum(alpha * alpha) + jnp.sum((P.s[:, None] * z) ** 2) / 16)
+        improved = renew | (size < path.best / 2)
+        since = jnp.where(improved, 0, path.since + 1)
+        near = (size <= floor) | ((since > 15) & (r < 1e-6)) | ((r < 0.1) & (delta <= tol * f) & (tol > 0))
+        apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (jnp.max(_links.spread(z)) > 0)
+        done = (near & path.near) | apart | ~jnp.isfinite(f) | (since > 200)
+        t = jnp.where(done, zero, t)
+        return Path(
+            theta=theta + t * step,
+            z=z + t * dz,
+            basis=jnp.concatenate([step[None], path.basis[:-1]]),
+            shadow=jnp.concatenate([dz[None], path.shadow[:-1]]),
+            f=f,
+            best=jnp.where(improved, size, path.best),
+            since=since,
+            near=near,
+            factor=factor,
+            drift=jnp.where(renew, zero, path.drift) + t * r,
+            count=path.count + 1,
+            done=done,
+        )
+
+    false = jnp.zeros((), bool)
+    begin = jnp.zeros((), jnp.int32)
+    z = jnp.zeros_like(P.Y)
+    first = Path(
+        theta=start, z=z, basis=jnp.stack([start] * MEMORY), shadow=jnp.stack([z] * MEMORY), f=zero,
+        best=zero + jnp.inf, since=begin, near=false,
+        factor=jnp.stack([jnp.zeros_like(P.K)] * P.Y.shape[1]), drift=zero + 1, count=begin, done=false,
+    )  # fmt: skip
+    path = jax.lax.while_loop(lambda path: ~path.done & (path.count < 10 * max_steps), body, first)
+    theta = path.theta
+    z = matmul(P.Z, theta)
+    g, alpha = gradient(z, theta)
+    f = _links.value(link, z, P.Y, P.s) + _dense.penalty(P, theta)
+    spread = jnp.max(_links.spread(z))
+    apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (spread > 0)
+    only_b, absent = _dense.absent_class(P, theta)
+    direction = jnp.where(absent, only_b, safe_divide(theta, jnp.broadcast_to(spread, theta.shape)))
+    return Found(
+        theta=theta,
+        f=f,
+        g=g,
+        inverse=None,
+        bound=strong_convexity(P, z, g, alpha, theta),
+        direction=direction,
+        separates=absent | apart,
+        steps=path.count,
+        finite=jnp.isfinite(f) & jnp.isfinite(path.f) & jnp.all(jnp.isfinite(theta)),
+        solved=path.done & path.near,
+    )
+
+
+def strong_convexity(P: Problem, z: Array, g: Array, alpha: Array, theta: Array) -> Array:
+    """f - f* <= sum_j g_j^2 / (2 l2_j) over w, the duality gap of alpha where the gradient in b is 0; inf without l2.
+
+    What rounding leaves of the gradient in b is moved between the rows, which the last term and `moved` count.
+    """
+    eps = jnp.finfo(z.dtype).eps
+    k = jnp.diagonal(P.K)[:-1, None]
+    column = jnp.sqrt(jnp.sum(P.Z * P.Z, axis=0))[:, None]
+    noise = (
+        8 * eps * (column * (jnp.linalg.norm(alpha) + jnp.linalg.norm(P.s[:, None] * z)) + jnp.abs(matmul(P.K, theta)))
+    )
+    left = jnp.sum(jnp.abs(g[-1])) + eps * jnp.sum(jnp.abs(alpha))
+    moved = left * jnp.max(jnp.abs(P.Z), axis=0)[:, None]
+    u = (jnp.abs(g) + noise + moved)[:-1]
+    bound = jnp.sum(safe_divide(u * u, 2 * k + 0 * u)) + left * (jnp.max(_links.spread(z)) + 1)
+    return jnp.where(jnp.all(k > 0), bound, jnp.full_like(bound, jnp.inf))

@@ -1,0 +1,122 @@
+"""The bound of f - f* must hold: at early stops, on random and on nasty problems, against float64 optima."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl import logistic_regression as lr
+from fundl import newton
+from fundl import softmax_regression as sr
+from fundl._result import Status
+
+
+def value(X, y, s, l2, w, b):
+    z = X @ w + b
+    return float(s @ (np.logaddexp(0, z) - y * z) + l2 / 2 * w @ w)
+
+
+def problems(lanes, n=24, d=3):
+    """Random and nasty: soft and hard labels, weights over six orders, columns over four, offsets, duplicates."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(lanes, n, d)) * 10.0 ** rng.uniform(-2, 2, size=(lanes, 1, d))
+    X[::3] += rng.normal(size=(len(X[::3]), 1, d)) * 100
+    X[1::5, :, 2] = X[1::5, :, 1]
+    X[2::7, :, 0] = 1.0
+    centred = X - X.mean(axis=1, keepdims=True)
+    z = (
+        np.einsum("lnd,ld->ln", centred, rng.normal(size=(lanes, d)))
+        / np.maximum(centred.std(axis=(1, 2)), 1e-9)[:, None]
+    )
+    p = 1 / (1 + np.exp(-z))
+    y = np.where(rng.random((lanes, 1)) < 0.3, p, (rng.random((lanes, n)) < p).astype(float))
+    s = np.where(rng.random((lanes, 1)) < 0.5, 1.0, 10.0 ** rng.uniform(-3, 3, size=(lanes, n)))
+    l2 = np.where(rng.random(lanes) < 0.3, 0.0, 10.0 ** rng.uniform(-4, 4, size=lanes))
+    return X, y, s, l2
+
+
+def test_the_bound_holds_on_a_thousand_problems_at_every_stage():
+    X, y, s, l2 = problems(1000)
+    run = jax.jit(
+        jax.vmap(lambda X, y, s, l2, steps: newton.fit(
+            X, y[:, None], link="sigmoid", l2=l2, l1=0.0, weights=s, intercept=True, method="auto", tol=0.0,
+            max_steps=steps,
+        ), in_axes=(0, 0, 0, 0, None))
+    )  # fmt: skip
+    best = run(X, y, s, l2, 200)
+    codes = np.asarray(best.code)
+    optimal = [
+        value(X[i], y[i], s[i], l2[i], np.asarray(best.params.w[i]), float(best.params.b[i])) for i in range(len(X))
+    ]
+    solved = np.isin(codes, [Status.converged, Status.rank_deficient])
+    assert np.isin(codes, [Status.converged, Status.rank_deficient, Status.separable]).all()
+    assert solved.sum() > 700
+    told = 0
+    for steps in (1, 2, 3, 4, 5, 7):
+        early = run(X, y, s, l2, steps)
+        bound = np.asarray(early.certificate.suboptimality)
+        for i in np.flatnonzero(solved):
+            f = value(X[i], y[i], s[i], l2[i], np.asarray(early.params.w[i]), float(early.params.b[i]))
+            assert f - optimal[i] <= bound[i] + 1e-13 * f, (i, steps, f - optimal[i], bound[i])
+            told += np.isfinite(bound[i]) and f - optimal[i] > 1e-10 * f
+    assert told > 300  # the bound was finite while there was a way to go
+    assert np.isinf(np.asarray(best.certificate.suboptimality)[codes == Status.separable]).all()
+
+
+def test_separating_directions_separate():
+    rng = np.random.default_rng(1)
+    n, d = 20, 2
+    X = rng.normal(size=(60, n, d))
+    X[::2] = np.round(X[::2])  # ties
+    w = rng.normal(size=(60, d))
+    w[::2] = np.round(w[::2]) + 0.0
+    z = np.einsum("lnd,ld->ln", X, w)
+    y = np.where(z == 0, rng.random(z.shape) < 0.5, z > 0).astype(float)
+    found = jax.jit(jax.vmap(lambda X, y: lr.fit(X, y)))(X, y)
+    separable = np.asarray(found.code) == Status.separable
+    # Where w = 0 nothing is said about the labels.
+    assert separable[np.any(w != 0, axis=1)].all()
+    margin = (
+        np.einsum("lnd,ld->ln", X, found.certificate.direction.w) + np.asarray(found.certificate.direction.b)[:, None]
+    )
+    margin = (margin * (2 * y - 1))[separable]
+    assert (margin >= -1e-11).all()
+    np.testing.assert_allclose(margin.max(axis=1), 1, rtol=1e-9)
+
+
+def test_labels_that_overlap_are_never_called_separable():
+    # Every row occurs with both labels, however far out it lies.
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(60, 10, 2)) * 10.0 ** rng.uniform(-3, 3, size=(60, 1, 2))
+    X, y = np.concatenate([X, X], axis=1), np.concatenate([np.zeros((60, 10)), np.ones((60, 10))], axis=1)
+    weights = np.concatenate([np.ones((60, 10)), 10.0 ** rng.uniform(-6, 0, size=(60, 10))], axis=1)
+    found = jax.jit(jax.vmap(lambda X, y, s: lr.fit(X, y, weights=s)))(X, y, weights)
+    assert (np.asarray(found.code) == Status.converged).all()
+
+
+def test_standard_errors_are_the_inverse_of_the_information():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(40, 3)) + np.array([0.0, 10.0, 0.0])
+    y = (rng.random(40) < 0.5).astype(float)
+    found = lr.fit(X, y)
+    A = np.column_stack([X, np.ones(40)])
+    p = np.asarray(lr.predict_proba(found.params, X))
+    errors = np.sqrt(np.diag(np.linalg.inv(A.T @ (A * (p * (1 - p))[:, None]))))
+    np.testing.assert_allclose(found.certificate.standard_errors.w, errors[:3], rtol=1e-7)
+    np.testing.assert_allclose(found.certificate.standard_errors.b, errors[3], rtol=1e-7)
+    y3 = rng.integers(0, 3, size=40)
+    found = sr.fit(X, y3, num_classes=3)
+    P = np.asarray(sr.predict_proba(found.params, X))
+    H = np.einsum("ni,nj,nab->iajb", A, A, P[:, :, None] * np.eye(3) - P[:, :, None] * P[:, None, :]).reshape(12, 12)
+    errors = np.sqrt(np.diag(np.linalg.pinv(H, rcond=1e-12))).reshape(4, 3)
+    np.testing.assert_allclose(found.certificate.standard_errors.w, errors[:3], rtol=1e-6)
+
+
+def test_no_compilation_for_new_numbers():
+    rng = np.random.default_rng(4)
+    X, y = rng.normal(size=(40, 3)), (rng.random(40) < 0.5).astype(float)
+    lr.fit(X, y, l2=0.5)
+    with jax.log_compiles(False):
+        before = newton._fit._jitted._cache_size()
+        for l2 in (1.0, jnp.asarray(2.0), 0.0):
+            lr.fit(X + l2, y, l2=l2, tol=1e-6, max_steps=50)
+        assert newton._fit._jitted._cache_size() == before
