@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fundl import _check
 from fundl._precise import HIGHEST
 from fundl._types import Array
 
@@ -153,7 +154,7 @@ def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple
             dz = dz if slope is None else slope * dz
             ce = ce + jnp.sum(q * dz, axis=1)
             if d.y is not None:
-                dt = _labels(data._replace(y=d.y), plan, i, j, fresh)
+                dt = _labels(data, plan, i, j, fresh, d.y)
                 ce = ce + jnp.sum(_times(dt, _minus_log_p(z, M, S)), axis=1)
             lse_tile = jnp.sum(p * dz, axis=1)
             if u is not None:
@@ -297,15 +298,17 @@ def _onehot(plan: Plan, y: Array | None, j: Array, k: int) -> Array:
     """Which class of column tile j is the label; on a shard of the classes, counted from its first."""
     assert y is not None
     first = _start(k, plan.columns, j)
+    classes = (first + jnp.arange(plan.columns)).astype(jnp.int32)
     if plan.column_axes:
-        first = first + lax.axis_index(plan.column_axes) * k
-    classes = first + jnp.arange(plan.columns)
-    return _col(y.astype(jnp.int32)) == _row(classes.astype(jnp.int32))
+        classes = classes + lax.axis_index(plan.column_axes).astype(jnp.int32) * k
+    return _col(y.astype(jnp.int32)) == _row(classes)
 
 
-def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array) -> Array:
-    """A tile of soft labels, 0 in rows that are left out and in columns that were seen before."""
-    t = _columns(_rows(data.y, plan, i), plan, j, axis=1).astype(plan.dtype)
+def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array, y: Array | None = None) -> Array:
+    """A tile of soft labels (or their tangent y), 0 in rows that are left out and in columns that were seen before."""
+    t = _columns(_rows(data.y if y is None else y, plan, i), plan, j, axis=1).astype(plan.dtype)
+    if y is None:
+        t = t * _check.nan_outside_unit_interval(t)  # traced labels cannot be refused
     keep = fresh if data.keep is None else fresh & _col(_rows(data.keep, plan, i))
     return jnp.where(keep, t, jnp.zeros_like(t))
 
@@ -313,7 +316,7 @@ def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array) -> Array:
 def _label_sums(data: Data, plan: Plan, dtype: Any) -> Array:
     if data.y.ndim == 1:
         return jnp.ones(data.y.shape, dtype)
-    tau = jnp.sum(data.y, axis=1, dtype=dtype)
+    tau = jnp.sum(data.y.astype(dtype), axis=1)
     tau = tau if data.keep is None else jnp.where(data.keep, tau, jnp.zeros_like(tau))
     return lax.psum(tau, plan.column_axes) if plan.column_axes else tau
 
