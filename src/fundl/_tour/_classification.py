@@ -9,7 +9,7 @@ import numpy as np
 from fundl import datasets, descent, logistic_regression, losses, norms, softmax_regression
 from fundl._result import Fit
 from fundl._tour import _pictures
-from fundl._tour._page import Page, some_params, split
+from fundl._tour._page import Page, accuracy, some_params, split
 from fundl._types import Linear
 
 __all__ = ["logistic_regression_on_breast_cancer", "softmax_regression_on_digits"]
@@ -52,14 +52,13 @@ def logistic_regression_on_breast_cancer(page: Page) -> None:
     @jax.jit
     def scores(params: Any) -> dict[str, jax.Array]:
         probability = logistic_regression.predict_proba(params, X)
-        correct = logistic_regression.predict(params, rows.X_test) == rows.y_test
         return {
             "objective": n * objective(params, X, y),
             "steepness": _norm(gradient(params, X, y)),
             "BCE": logistic_regression.loss(params, X, y, reduction="sum"),
             "BCE from p": losses.binary_cross_entropy(probability, y, reduction="sum"),
             "held-out BCE": logistic_regression.loss(params, rows.X_test, rows.y_test),
-            "accuracy": jnp.mean(correct, dtype=X.dtype),
+            "accuracy": accuracy(logistic_regression.predict(params, rows.X_test), rows.y_test),
         }
 
     def line(name: str, taken: str, params: Any) -> tuple[str, ...]:
@@ -161,13 +160,12 @@ def softmax_regression_on_digits(page: Page) -> None:
         p = softmax_regression.predict_proba(params, X)
         onehot = jax.nn.one_hot(y, k, dtype=p.dtype)
         d = softmax_regression.gradient(params, X, y, reduction="sum")
-        correct = softmax_regression.predict(params, rows.X_test) == rows.y_test
         return {
             "J": softmax_regression.loss(params, X, y, reduction="sum"),
             "literal": -jnp.sum(onehot * jnp.log(p)),
             "steepness": _norm(Linear(d.w + l2 * params.w, d.b)),
             "held-out CE": softmax_regression.loss(params, rows.X_test, rows.y_test),
-            "accuracy": jnp.mean(correct, dtype=X.dtype),
+            "accuracy": accuracy(softmax_regression.predict(params, rows.X_test), rows.y_test),
         }
 
     def line(name: str, taken: str, params: Any) -> tuple[str, ...]:

@@ -3,13 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fundl import backprop, datasets, mlp
 from fundl._tour import _pictures
-from fundl._tour._page import Page, split
+from fundl._tour._page import Page, accuracy, split
 
 __all__ = ["chain_rule", "perceptron_on_digits"]
 
@@ -58,18 +57,18 @@ def perceptron_on_digits(page: Page) -> None:
 
     @jax.jit
     def scores(params: mlp.Params) -> tuple[jax.Array, jax.Array]:
-        correct = mlp.predict(params, rows.X_test) == rows.y_test
-        return mlp.loss(params, rows.X_test, rows.y_test), jnp.mean(correct, dtype=X.dtype)
+        J = mlp.loss(params, rows.X_test, rows.y_test)
+        return J, accuracy(mlp.predict(params, rows.X_test), rows.y_test)
 
-    accuracy = 0.0
+    correct = 0.0
     for name, optimizer in ways.items():
         page.progress(f"perceptron: {name}")
         result = mlp.fit(start, X, y, optimizer=optimizer, steps=steps, batch_size=None, progress=not page.quick)
         found = result.check().params
         history = np.asarray(result.history)
         curves[name] = history
-        held_out, accuracy = (float(v) for v in scores(found))
-        table.append((name, f"{history[0]:.3f}", f"{history[-1]:.4f}", f"{held_out:.4f}", f"{accuracy:.1%}"))
+        held_out, correct = (float(v) for v in scores(found))
+        table.append((name, f"{history[0]:.3f}", f"{history[-1]:.4f}", f"{held_out:.4f}", f"{correct:.1%}"))
         page.check(f"perceptron: {name} descends", history[-1] < 0.5 * history[0])
     page.table(("descent", "J at the start", "J at the end", "held-out CE", "held-out accuracy"), table)
     page.summary.append(
@@ -77,7 +76,7 @@ def perceptron_on_digits(page: Page) -> None:
             "multilayer perceptron",
             f"{rows.n} x {X.shape[1]}",
             "descent, momentum, Adam",
-            f"accuracy {accuracy:.1%}",
+            f"accuracy {correct:.1%}",
             str(agreement),
         )
     )

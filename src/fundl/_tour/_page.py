@@ -14,7 +14,7 @@ import numpy as np
 from fundl import verify
 from fundl.datasets import Dataset, train_test_split
 
-__all__ = ["Agreement", "Page", "Rows", "compare", "some_params", "split"]
+__all__ = ["Agreement", "Page", "Rows", "accuracy", "compare", "some_params", "split"]
 
 _WORDS = ("exact", "within rounding", "wrong")
 _INDENT = "   "
@@ -54,6 +54,11 @@ def split(data: Dataset, *, ones: bool = False, scale: float | None = None) -> R
 def some_params(X: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Parameters away from the minimum, where a gradient is what cancellation leaves: no digits to compare."""
     return jnp.asarray(0.1 * np.random.default_rng(0).normal(size=shape), X.dtype)
+
+
+def accuracy(predicted: jax.Array, y: jax.Array) -> jax.Array:
+    """The share of classes predicted right."""
+    return jnp.mean(predicted.astype(y.dtype) == y, dtype=jnp.zeros(()).dtype)
 
 
 @dataclass(frozen=True)
