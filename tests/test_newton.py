@@ -11,8 +11,9 @@ from fundl._result import Status
 
 
 def value(X, y, s, l2, w, b):
+    X, w, b = (np.asarray(v, np.longdouble) for v in (X, w, b))  # logits of offset columns cancel
     z = X @ w + b
-    return float(s @ (np.logaddexp(0, z) - y * z) + l2 / 2 * w @ w)
+    return s @ (np.logaddexp(0, z) - y * z) + l2 / 2 * w @ w
 
 
 def problems(lanes, n=24, d=3):

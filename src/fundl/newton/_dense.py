@@ -146,7 +146,7 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
         first = (r < 0.1) | (values[0] <= values[1])
         t, f = jnp.where(first, one, t), jnp.where(first, values[0], values[1])
         grows = jnp.max(_links.recession(dz, P.Y))
-        separating = jnp.where((grows <= 1e-7 * r) & (r > 0.1), path.separating + 1, 0)
+        separating = jnp.where(P.free & (grows <= 1e-7 * r) & (r > 0.1), path.separating + 1, 0)
         apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (jnp.max(_links.spread(z)) > 0)
         noise = (path.r < 1e-3) & (r > path.r / 2)
         return Path(
@@ -224,7 +224,7 @@ def finish(P: Problem, link: str, path: Path) -> Found:
         separates=separates,
         steps=path.count - 1,
         finite=jnp.isfinite(path.f) & jnp.isfinite(path.f_before) & jnp.all(jnp.isfinite(theta)),
-        solved=jnp.isfinite(bound),
+        solved=path.last,
     )
 
 

@@ -116,7 +116,10 @@ def _solution(
     bound = found.bound + jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
     # The bound counts rounding errors at their worst, so it stops falling above the rounding of f itself.
     converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
-    converged = converged | (found.solved & jnp.isinf(found.bound))
+    if method == "subspace":
+        converged = converged | (found.solved & jnp.isinf(found.bound))
+    else:
+        converged = converged | (found.solved & (found.bound <= jnp.sqrt(eps) * found.f))
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(
         ~converged & (found.steps >= (10 * max_steps if method == "subspace" else max_steps)),
