@@ -375,3 +375,4 @@ def test_an_unknown_reduction(name: str) -> None:
 )
 def test_options_out_of_range(call: Callable[[], Any], words: str) -> None:
     assert words in laws.refusal(call)
+    assert words in laws.refusal(jax.jit(call))  # a number is known inside a trace too

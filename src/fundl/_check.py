@@ -22,6 +22,7 @@ __all__ = [
     "floats",
     "labels",
     "nonnegative",
+    "option",
     "per_example_weights",
     "same_shape",
 ]
@@ -118,10 +119,10 @@ def refuse_where(bad: Callable[[Array], Array], name: str, x: Array, why: str) -
     """Raise ValueError for the first entry of a concrete `x` where `bad(x)`; traced values pass."""
     if not concrete(x):
         return
-    with jax.ensure_compile_time_eval():  # inside a trace too, what is known now is looked at now
+    # Inside a trace operations on concrete arrays are staged; here what is known now is looked at now.
+    with jax.ensure_compile_time_eval():
         where = bad(x)
-    found = where.any()
-    # Inside a trace even operations on concrete arrays are staged.
+        found = where.any()
     if concrete(found) and bool(found):
         # Only now is a copy on the host worth its cost; it may be impossible for arrays on other processes.
         if getattr(x, "is_fully_addressable", True):
@@ -132,15 +133,23 @@ def refuse_where(bad: Callable[[Array], Array], name: str, x: Array, why: str) -
         raise ValueError(f"{name} {why}; got a bad value{given}.")
 
 
+def option(name: str, x: ArrayLike) -> Array:
+    """`array(name, x)` that leaves a number concrete inside a trace too, so that a bad one is refused there."""
+    if not isinstance(x, (int, float, np.number)):
+        return array(name, x)
+    with jax.ensure_compile_time_eval():
+        return array(name, x)
+
+
 def nonnegative(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a penalty that is negative or NaN."""
-    x = array(name, x)
+    x = option(name, x)
     refuse_where(lambda v: ~(v >= 0), name, x, "must not be negative or NaN")
 
 
 def positive(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a threshold that is not above zero."""
-    x = array(name, x)
+    x = option(name, x)
     refuse_where(lambda v: ~(v > 0), name, x, "must be positive")
 
 

@@ -186,7 +186,7 @@ def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
     """The option as an array, None when it is the number 0, so that nothing is computed for it."""
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return None
-    a = _check.array("label_smoothing", label_smoothing)
+    a = _check.option("label_smoothing", label_smoothing)
     _check.unit_interval("label_smoothing", a, "a share")
     return a.astype(v.dtype)
 

@@ -1,0 +1,139 @@
+"""Refusals themselves: which dtype arrays are given, what is looked at when, and what the messages say."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import laws
+from fundl import _check
+
+F16, BF16, F32, F64 = (jnp.zeros(1, t) for t in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
+INTEGERS = jnp.zeros(1, jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "dtype"),
+    [
+        ((F32,), "float32"),
+        ((F32, F64), "float64"),
+        ((F64, INTEGERS), "float64"),
+        ((F32, INTEGERS, jnp.asarray(1.0)), "float32"),  # a Python number takes the dtype beside it
+        ((F16,), "float16"),
+        ((BF16,), "bfloat16"),
+        ((BF16, F16), "float32"),  # neither holds the other
+        ((BF16, F32), "float32"),
+        ((INTEGERS,), "float64"),  # jax's default float
+    ],
+)
+def test_common_dtype(arrays: tuple[Any, ...], dtype: str) -> None:
+    assert _check.common_dtype(*arrays) == dtype
+    assert _check.compute_dtype(*arrays) == ("float32" if dtype in ("float16", "bfloat16") else dtype)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ("abc", "x must hold real numbers; got str 'abc'. Give an array."),
+        (None, "x must hold real numbers; got NoneType None. Give an array."),
+        (np.array(["a"]), "x must hold real numbers; got an array of dtype <U1. Encode text or objects as numbers."),
+        (
+            jnp.zeros(1, complex),
+            "x must hold real numbers; got complex128. Pass the real and imaginary parts as columns.",
+        ),
+    ],
+)
+def test_what_is_no_real_number(x: Any, words: str) -> None:
+    with pytest.raises(TypeError) as error:
+        _check.array("x", x)
+    assert str(error.value) == words
+
+
+def test_text_that_looks_like_a_number_is_text() -> None:
+    assert "must hold real numbers" in laws.refusal(lambda: _check.array("x", "1.5"))
+    assert "must hold real numbers" in laws.refusal(lambda: _check.array("x", ["1.5"]))
+
+
+def test_same_shape_names_both_and_the_fix() -> None:
+    column = laws.refusal(lambda: _check.same_shape(a=jnp.zeros(3), b=jnp.zeros((3, 1))))
+    assert column == "a has shape (3,) but b has shape (3, 1). Reshape one of them, for example b.reshape(a.shape)."
+    length = laws.refusal(lambda: _check.same_shape(a=jnp.zeros(3), b=jnp.zeros(4)))
+    assert length == "a has shape (3,) but b has shape (4,). a and b need one entry for each other."
+    _check.same_shape(a=jnp.zeros(3), b=jnp.ones(3))
+
+
+def test_examples() -> None:
+    assert _check.examples(X=jnp.zeros((4, 2)), y=jnp.zeros(4)) == 4
+    words = laws.refusal(lambda: _check.examples(X=jnp.zeros((4, 2)), y=jnp.zeros(3)))
+    assert words == "The first axes must be equal, one row for each example; got X (4, 2), y (3,)."
+    assert "X is empty: shape (0, 2)" in laws.refusal(lambda: _check.examples(X=jnp.zeros((0, 2)), y=jnp.zeros(0)))
+
+
+def test_concrete_values_are_refused_and_traced_ones_pass() -> None:
+    def f(w: Any) -> Any:
+        return _check.per_example_weights(w, (2,), jnp.dtype("float64"))
+
+    words = laws.refusal(lambda: f([1.0, -1.0]))
+    assert words == "weights must be finite and not negative; got a bad value at index 1: -1.0."
+    assert jax.jit(f)(jnp.array([1.0, -1.0])).tolist() == [1, -1]
+    assert jax.vmap(f)(jnp.array([[1.0, -1.0]])).tolist() == [[1, -1]]
+
+
+def test_a_constant_inside_a_trace_is_still_concrete() -> None:
+    def f(x: Any) -> Any:
+        _check.positive("delta", -1.0)
+        return x
+
+    assert "delta must be positive" in laws.refusal(lambda: jax.jit(f)(1.0))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
+def test_positive(value: float) -> None:
+    assert laws.refusal(lambda: _check.positive("delta", value)).startswith("delta must be positive; got a bad value")
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan])
+def test_nonnegative(value: float) -> None:
+    assert laws.refusal(lambda: _check.nonnegative("l2", value)).startswith("l2 must not be negative or NaN; got")
+    _check.nonnegative("l2", 0.0)
+
+
+def test_labels() -> None:
+    y = jnp.array([0, 2, -1])
+    assert _check.labels("y", y, 3, jnp.array([1.0, 1.0, 0.0])).tolist() == [0, 2, 0]  # weight 0 may hold anything
+    words = laws.refusal(lambda: _check.labels("y", y, 3))
+    assert words == "y must hold classes in 0..2; got a bad value at index 2: -1."
+    assert _check.labels("y", jnp.array([1], jnp.int8), 300).dtype == jnp.int32
+    with pytest.raises(TypeError, match=r"y of shape \(2,\) holds class labels and must be integers; got float64"):
+        _check.labels("y", jnp.zeros(2), 3)
+
+
+def test_finite() -> None:
+    X = jnp.array([[1.0, 2.0], [np.nan, 3.0]])
+    words = laws.refusal(lambda: _check.finite("X", X))
+    assert words == (
+        "X must be finite (give such rows weight 0 to leave them out); got a bad value at index (1, 0): nan."
+    )
+    _check.finite("X", X, jnp.array([1.0, 0.0]))
+    assert "X must be finite" in laws.refusal(lambda: _check.finite("X", X, jnp.array([0.0, 1.0])))
+
+
+def test_unit_interval() -> None:
+    x = jnp.array([0.0, 1.0, np.nan])
+    _check.unit_interval("p", x, "probabilities")
+    words = laws.refusal(lambda: _check.unit_interval("p", jnp.array([1.5]), "probabilities"))
+    assert words == "p must hold probabilities in [0, 1]; got a bad value at index 0: 1.5."
+    factor = _check.nan_outside_unit_interval(jnp.array([-0.1, 0.0, 1.0, 1.1]))
+    assert np.isnan(factor).tolist() == [True, False, False, True]
+
+
+def test_choice() -> None:
+    assert laws.refusal(lambda: _check.choice("method", "magic", ("a", "b"))) == (
+        "method must be one of 'a', 'b'; got 'magic'."
+    )
+
+
+def test_a_long_thing_is_cut_short() -> None:
+    assert len(laws.refusal(lambda: _check.array("x", "a" * 1000))) < 160
