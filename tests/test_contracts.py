@@ -1,5 +1,10 @@
 """Every row of the catalogue against every law; `test_laws.py` shows each law a row that breaks it."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,3 +113,32 @@ def test_edge(row: Row, edge: catalogue.Edge) -> None:
 @pytest.mark.parametrize(("row", "edge"), EDGES)
 def test_edge_float64(row: Row, edge: catalogue.Edge) -> None:
     laws.edge_is_exact(row, edge, np.float64)
+
+
+IN_FLOAT32 = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax, numpy as np
+import catalogue, laws
+assert not jax.config.jax_enable_x64
+for row in catalogue.ROWS:
+    y, _, found = laws.run(row, laws.draw(row, 100, np.float32))
+    for v in (y, *found):
+        assert v.dtype == np.float32, row
+        print(np.asarray(v).tobytes().hex())
+"""
+
+
+def test_without_x64_the_answers_are_the_same_float32_numbers() -> None:
+    """The whole catalogue in a process with jax's defaults: every bit as here, where x64 is on."""
+    here = pathlib.Path(__file__).parent
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", IN_FLOAT32, str(here)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = iter(done.stdout.split())
+    for row in ROWS:
+        y, _, found = laws.run(row, laws.draw(row, MANY, np.float32))
+        for v in (y, *found):
+            assert np.asarray(v).tobytes().hex() == next(lines), row
+    assert next(lines, None) is None
