@@ -170,6 +170,15 @@ def per_example_weights(weights: ArrayLike | None, n_shape: tuple[int, ...], dty
     return w.astype(dtype)
 
 
+def without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
+    """X with zeros in the rows of weight 0: a NaN there would reach dW = X^T dz even though dz is 0."""
+    X = array("X", X)
+    if weights is None or X.ndim < 2:
+        return X
+    w = jnp.asarray(per_example_weights(weights, X.shape[:1], compute_dtype(X)))
+    return jnp.where((w == 0)[:, None], jnp.zeros_like(X), X)
+
+
 def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) -> Array:
     """Integer class labels (n,) in 0..num_classes-1; examples of weight 0 may hold anything.
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from fundl import _check, _from_output, activations, layers, losses
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import leave_out
 
 __all__ = ["Chain", "Ledger", "Row", "Step", "chain", "forward", "ledger", "linear", "step", "value_and_grad"]
 
@@ -129,7 +128,7 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
     def by_hand(params: Params, X: ArrayLike, y: ArrayLike, **options: Any) -> tuple[Array, Params]:
         if options.get("reduction") == "none":
             raise ValueError('reduction="none" gives many values, and a gradient needs one; use "mean" or "sum".')
-        values = forward(chain, params, without_left_out(X, options.get("weights")))
+        values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
         J = chain.loss.forward(values[-1], y, **options)
         total: dict[Any, Array] = {}
         for s, _, d_own in _backward(chain, params, values, y, J, options):
@@ -255,7 +254,7 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     >>> book.ok
     True
     """
-    values = forward(chain, params, without_left_out(X, options.get("weights")))
+    values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
     J = chain.loss.forward(values[-1], y, **options)
     backward = _backward(chain, params, values, y, J, options)
 
@@ -296,15 +295,6 @@ def _row(name: str, s: Step, value: Array, hand: Array, auto: Array, floor: Arra
 
 def _largest(x: Array) -> Array:
     return jnp.max(jnp.abs(x))
-
-
-def without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
-    """X with zeros in the rows of weight 0: a NaN there would reach dW = X^T dz even though dz is 0."""
-    X = _check.array("X", X)
-    if weights is None:
-        return X
-    w = _check.per_example_weights(weights, X.shape[:1], _check.compute_dtype(X))
-    return leave_out(w, 0, X)[0]
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def _fit(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"logistic needs two classes in the target; it has {len(classes)}. Use softmax.")
             from fundl import logistic_regression as model
 
-            options: dict[str, int] = {}
+            options: dict[str, Any] = {}
         else:
             from fundl import softmax_regression as model
 

@@ -56,7 +56,7 @@ def loss(
     Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, (3.2), there as a sum.
     """
     _, w, b = _parts(params)
-    X = _without_left_out(X, weights)
+    X = _check.without_left_out(X, weights)
     return losses.mse(layers.linear(X, w, b), y, weights=weights, reduction=reduction)
 
 
@@ -79,7 +79,7 @@ def gradient(
     """
     _check.choice("reduction", reduction, ("mean", "sum"))
     container, w, b = _parts(params)
-    X = _without_left_out(X, weights)
+    X = _check.without_left_out(X, weights)
     y_hat = layers.linear(X, w, b)
     # J = losses.mse(y_hat, y)
     dy_hat = _first(losses.mse_backward(jnp.ones((), y_hat.dtype), y_hat, y, weights=weights, reduction=reduction))
@@ -181,16 +181,6 @@ def _parts(params: Any) -> tuple[Any, Array, Array]:
         return Linear, _check.array("params.w", params.w), _check.array("params.b", params.b)
     theta = _check.array("params", params)
     return (lambda dw, db: dw), theta, jnp.zeros(theta.shape[1:], _check.compute_dtype(theta))
-
-
-def _without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
-    """X with the rows of weight 0 set to 0, since 0 times a NaN in them would be NaN."""
-    X = _check.array("X", X)
-    if weights is None or X.ndim != 2:
-        return X
-    _check.per_example_weights(weights, X.shape[:1], jnp.float32)
-    left_out = jnp.equal(jnp.asarray(weights), 0)
-    return jnp.where(left_out[:, None], jnp.zeros_like(X), X)
 
 
 def _first(gradients: Any) -> Array:

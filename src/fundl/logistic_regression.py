@@ -61,7 +61,7 @@ def loss(
 
     Source: Bishop, Pattern Recognition and Machine Learning, (4.90), there as a sum.
     """
-    X = _without_left_out(X, weights)
+    X = _check.without_left_out(X, weights)
     return losses.binary_cross_entropy_with_logits(_logits(params, X), y, weights=weights, reduction=reduction)
 
 
@@ -82,7 +82,7 @@ def gradient(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.91).
     """
     _check.choice("reduction", reduction, ("mean", "sum"))
-    X = _without_left_out(X, weights)
+    X = _check.without_left_out(X, weights)
     z = _logits(params, X)
     # J = losses.binary_cross_entropy_with_logits(z, y)
     dz = losses.binary_cross_entropy_with_logits_backward(
@@ -164,12 +164,3 @@ def _logits(params: Any, X: ArrayLike) -> Array:
     X = _check.array("X", X)
     _check.rank("X", X, 2, shape="(n, d), one row for each example; x[None, :] for one")
     return layers.linear(X, w, params.b)
-
-
-def _without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
-    """X with the rows of weight 0 set to 0, since 0 times a NaN in them would be NaN."""
-    X = _check.array("X", X)
-    if weights is None or X.ndim != 2:
-        return X
-    s = _check.per_example_weights(weights, X.shape[:1], jnp.float32)
-    return X if s is None else jnp.where((s == 0)[:, None], jnp.zeros_like(X), X)

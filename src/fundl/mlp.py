@@ -123,7 +123,7 @@ def loss(
     0.6931472
     """
     network, flat = _network(params, loss)
-    values = backprop.forward(network, flat, backprop.without_left_out(X, weights))
+    values = backprop.forward(network, flat, _check.without_left_out(X, weights))
     return network.loss.forward(values[-1], y, weights=weights, reduction=reduction)
 
 
