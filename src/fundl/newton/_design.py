@@ -63,12 +63,12 @@ def standardise(X: Array, s: Array, m: Array, scale: Array, intercept: bool) -> 
     return jnp.concatenate([Z, ones[:, None]], axis=1)
 
 
-def design(X: Array, s: Array, intercept: bool, sparse: bool) -> Design:
+def design(X: Array, s: Array, l2: Array, intercept: bool, sparse: bool) -> Design:
     """Standardise and find the null space of Z."""
     m, scale = shift_and_scale(X, s, intercept)
     Z = standardise(X, s, m, scale, intercept)
     gram = rows_dot(Z, s[:, None] * Z)
-    null, shortest, rank = null_space(gram[:-1, :-1], scale)
+    null, shortest, rank = null_space(gram[:-1, :-1], scale, l2 > 0)
     if sparse:
         # l1 chooses among the w with the same logits itself; only columns of zeros are held where they are.
         null = jnp.diag((jnp.diagonal(gram)[:-1] == 0).astype(X.dtype))
@@ -76,13 +76,15 @@ def design(X: Array, s: Array, intercept: bool, sparse: bool) -> Design:
     return Design(Z, m, scale, gram, null, shortest, rank)
 
 
-def null_space(C: Array, scale: Array) -> tuple[Array, Array, Array]:
+def null_space(C: Array, scale: Array, penalised: Array) -> tuple[Array, Array, Array]:
     """Projections onto the null space of C, and off it in the units of w; and the rank.
 
     Singular values of Z below sqrt(32 eps) to sqrt(4 eps d) of the largest count as 0, which is where C is rounded.
+    With a penalty only those below sqrt(2 eps): the penalty decides what the data do not.
     """
     d = C.shape[0]
     tolerance = 4 * float(jnp.finfo(C.dtype).eps) * max(d, 8)
+    smallest = jnp.where(penalised, 2 * float(jnp.finfo(C.dtype).eps), tolerance).astype(C.dtype)
     eye = jnp.eye(d, dtype=C.dtype)
     largest = jnp.max(jnp.diagonal(C))
     pivots = jnp.diagonal(jnp.linalg.cholesky(C))
@@ -94,7 +96,7 @@ def null_space(C: Array, scale: Array) -> tuple[Array, Array, Array]:
 
     def deficient(C: Array) -> tuple[Array, Array, Array]:
         eigenvalues, V = jnp.linalg.eigh(C)
-        lost = ~(eigenvalues > tolerance * eigenvalues[-1])[None, :]  # the first ones
+        lost = ~(eigenvalues > smallest * eigenvalues[-1])[None, :]  # the first ones
         N = jnp.where(lost, V, jnp.zeros_like(V))
         W = N / scale[:, None]
         Q, _ = jnp.linalg.qr(safe_divide(W, jnp.broadcast_to(jnp.max(jnp.abs(W), axis=0, keepdims=True), W.shape)))

@@ -99,7 +99,7 @@ def _solution(
 ) -> Solution:  # fmt: skip
     sparse = method == "l1"
     Y = jnp.where((s > 0)[:, None], Y, jnp.zeros_like(Y))
-    parts = design(X, s, intercept, sparse)
+    parts = design(X, s, l2, intercept, sparse)
     P = _dense.problem(parts, Y, s, l2, l1 if sparse else None, link)
     if method == "subspace":
         found = _subspace.minimise(P, parts.null, link, tol, max_steps)
