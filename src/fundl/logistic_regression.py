@@ -130,8 +130,8 @@ def fit(
     give NaN and status `non_finite`.
 
     >>> found = fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1])
-    >>> print(found.params.w.round(3), found.params.b.round(3), found.status)
-    [0.908] -1.362 converged
+    >>> print(round(float(found.params.w[0]), 3), round(float(found.params.b), 3), found.status)
+    0.908 -1.362 converged
 
     Source: Bishop, Pattern Recognition and Machine Learning, 4.3.3; the bound: Bach, Self-concordant analysis for
     logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.

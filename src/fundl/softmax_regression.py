@@ -136,8 +136,8 @@ def fit(
     status `non_finite`. ValueError for traced labels (n,) without num_classes.
 
     >>> found = fit([[0.0], [1.0], [2.0], [3.0], [4.0]], [0, 1, 0, 2, 1], l2=1.0)
-    >>> print(found.params.w.round(3), found.status)
-    [[-0.496  0.17   0.326]] converged
+    >>> print([round(float(v), 3) for v in found.params.w[0]], found.status)
+    [-0.496, 0.17, 0.326] converged
 
     Source: Bishop, Pattern Recognition and Machine Learning, 4.3.4; the bound: Bach, Self-concordant analysis for
     logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.
