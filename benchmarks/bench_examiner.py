@@ -11,7 +11,9 @@ choose another subgradient at a kink are conventions and not wrong.
 import argparse
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -269,10 +271,56 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=44, help="mutants per operation")
     parser.add_argument("--operations", default="", help="names with commas between; all by default")
     parser.add_argument("--skip", default="", help="parts to leave out: rivals, alarms, sizes, blackbox, float32")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the operations")
     parser.add_argument("--out", default=str(HERE / "results" / "examiner.json"))
     options = parser.parse_args()
-    limit = 6 if options.quick else options.limit
     names = [n for n in options.operations.split(",") if n] or list(OPERATIONS)
+    start = time.perf_counter()
+    if options.jobs > 1:
+        parts = _in_parallel(names, options)
+        result = summary([r for part in parts for r in part["mutants"]])
+        key = "equivalent, set aside with a reason"
+        result[key] = [text for part in parts for text in part[key]]
+        for key in ("false alarms", "rivals' false alarms"):
+            if key in parts[0]:
+                result[key] = _added([part[key] for part in parts])
+        if "sizes" not in options.skip and not options.quick:
+            result["sizes"] = sizes()
+        rows = [r for part in parts for r in part["mutants"]]
+    else:
+        result, rows = _measure(names, options)
+    result["seconds"] = round(time.perf_counter() - start)
+    path = pathlib.Path(options.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**result, "mutants": rows}, indent=1) + "\n")
+    print(json.dumps({k: v for k, v in result.items() if k != "sizes"}, indent=1))
+
+
+def _in_parallel(names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The same command on a share of the operations in each of several processes."""
+    shared = ["--limit", str(options.limit), "--skip", options.skip + ",sizes", *(["--quick"] if options.quick else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [pathlib.Path(folder) / f"{i}.json" for i in range(options.jobs)]
+        started = []
+        for i, file in enumerate(files):
+            share = ["--operations", ",".join(names[i :: options.jobs]), "--out", str(file)]
+            started.append(subprocess.Popen([sys.executable, __file__, *shared, *share], stdout=subprocess.DEVNULL))
+        if any(process.wait() for process in started):
+            raise SystemExit("a part of the measurement failed; its error is above")
+        return [json.loads(f.read_text()) for f in files]
+
+
+def _added(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts added, lists joined."""
+    out = dict(parts[0])
+    for part in parts[1:]:
+        for key, value in part.items():
+            out[key] = out[key] + value
+    return out
+
+
+def _measure(names: list[str], options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    limit = 6 if options.quick else options.limit
     start = time.perf_counter()
     rows, aside = [], []
     for name in names:
@@ -307,14 +355,10 @@ def main() -> None:
             result["rivals' false alarms"] = _rival_alarms(names, 1 if options.quick else 2)
     if "sizes" not in options.skip and not options.quick:
         result["sizes"] = sizes()
-    result["seconds"] = round(time.perf_counter() - start)
-    path = pathlib.Path(options.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**result, "mutants": rows}, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in result.items() if k != "sizes"}, indent=1))
+    return result, rows
 
 
-def _rival_alarms(names: list[str], seeds: int) -> dict[str, str]:
+def _rival_alarms(names: list[str], seeds: int) -> dict[str, int]:
     alarms: dict[str, int] = defaultdict(int)
     runs = 0
     for name in names:
@@ -330,7 +374,7 @@ def _rival_alarms(names: list[str], seeds: int) -> dict[str, str]:
                 for rival, caught in rivals(moved, op.backward).items():
                     alarms[rival] += caught
         jax.clear_caches()
-    return {rival: f"{count} of {runs}" for rival, count in alarms.items()}
+    return {"runs": runs, **alarms}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -394,3 +394,10 @@ for _name in ("softmax", "log_softmax", "logsumexp", "cross_entropy", "cross_ent
     for _what in ("sign", "times 2", "times 1.01"):
         EQUIVALENT[_name, f"exp 0: {_what}"] = "p = e / sum(e) is unchanged when every e is multiplied by one number"
 EQUIVALENT["relu", "input 0: 1.1 times where x < -3"] = "the gradient is 0 there, and 1.1 times 0 is 0"
+for _what in ("sub 0: times 2", "sub 0: times 1.01"):
+    EQUIVALENT["l1_loss", _what] = "sign(c r) = sign(r) for every c > 0"
+for _name in ("sigmoid", "tanh"):
+    EQUIVALENT[_name, "add 0: sign"] = "only its square is used, and (-x)^2 = x^2"
+EQUIVALENT["elu", "min 0: only the first operand kept"] = "it differs only where the other branch is selected"
+for _what in ("1.1 times where x < -3", "NaN where abs(x) > 20"):
+    EQUIVALENT["bce", f"input 1: {_what}"] = "y is in [0, 1], the declared domain"

@@ -16,7 +16,8 @@ __all__ = ["UNTRACEABLE", "Engine", "StructureError"]
 # What jax raises when a function needs concrete values (NumPy code, Python branches): it then runs point by point.
 UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
-# Most of the time of a check goes into compiling; the shadow runs too little to earn back an optimised program.
+# Most of the time of a check goes into compiling, and the programs run too little to earn back an optimised one.
+# The rule as its user compiles it is run in `_structure`.
 _FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 Arrays = list[np.ndarray]
@@ -134,7 +135,8 @@ class Engine:
             rows = [slope(pair) for pair in zip(entries, jnp.ravel(steps), strict=True)]
             return [jnp.reshape(jnp.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
-        out = jax.lax.map(slope, (entries, jnp.ravel(steps)), batch_size=together)
+        pairs = (entries, jnp.ravel(steps))
+        out = jax.vmap(slope)(pairs) if together == entries.size else jax.lax.map(slope, pairs, batch_size=together)
         return [jnp.reshape(v, steps.shape) for v in out]
 
     def run(self, key: Any, compute: Callable[..., Any], stacks: Sequence[Arrays], dtype: Any, chunk: int) -> Any:
@@ -159,8 +161,7 @@ class Engine:
     def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int) -> Any:
         cache = (key, str(dtype), chunk, tuple(s.shape[1:] for s in part[0]))
         if cache not in self._compiled:
-            fast = _FAST_COMPILE if np.dtype(dtype) == np.float64 else {}
-            mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=fast)
+            mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=_FAST_COMPILE)
             try:
                 result = self._call(mapped, part, chunk)
             except UNTRACEABLE:

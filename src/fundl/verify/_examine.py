@@ -239,7 +239,12 @@ class Examiner:
         finite_given, finite_truth = np.isfinite(given), np.isfinite(truth)
         decided = np.isfinite(bench.errors) if bench.blackbox else np.ones(given.shape, bool)
         bad = bench.ok[:, None] & finite_truth & ~finite_given & decided
-        for p, e in _choose(bad, np.ones(given.shape), bench):
+        chosen = _choose(bad, np.ones(given.shape), bench)
+        # An infinite gradient is right where differences are infinite too.
+        infinite = [i for i, pe in enumerate(chosen) if np.isinf(given[pe])]
+        steep = {chosen[i] for i, v in zip(infinite, bench.verdicts([chosen[i] for i in infinite]), strict=True)
+                 if not np.isfinite(v.error)}  # fmt: skip
+        for p, e in (pe for pe in chosen if pe not in steep):
             wrong.where.append((p, e))
             wrong.truth.append(float(truth[p, e]))
             wrong.kind.append("not finite")

@@ -143,15 +143,17 @@ class Bench:
     def central(self, stacks: Arrays, dys: Arrays, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Differences of <dy, f> along the entries `where` (P, E) of each point, and their errors."""
         x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
-        chunk = int(np.clip(2_000_000 // (where.shape[1] * LEVELS * self.size), 1, 64))
         h = steps(x)
-        groups = [stacks, dys, [where], [h]]
-        right, left, noise = self.engine.run(
-            f"fd{where.shape[1]}",
-            lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
-            groups, np.float64, chunk,
-        )  # fmt: skip
+        right, left, noise = self._slopes(stacks, dys, where, h)
         return extrapolate((right + left) / 2, noise, h)
+
+    def _slopes(self, stacks: Arrays, dys: Arrays, where: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
+        chunk = int(np.clip(2_000_000 // (where.shape[1] * h.shape[-1] * self.size), 1, 64))
+        groups = [stacks, dys, [where], [h]]
+        key = f"differences {where.shape[1]} {h.shape[-1]}"
+        return self.engine.run(
+            key, lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]), groups, np.float64, chunk
+        )
 
     def pick(self, stacks: Arrays, p: np.ndarray) -> Arrays:
         """The points numbered p."""
@@ -198,16 +200,14 @@ class Bench:
             where = np.repeat(e, self.samples)[:, None]
             # Well inside the moves, which are relative to the entry (for zeros: to the largest of its leaf).
             h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
-            groups = [stacks, dys, [where], [h[..., None]]]
-            right, left, noise = self.engine.run(
-                "near",
-                lambda a, b, c, d: self.engine.differences(a, b, c[0], d[0]),
-                groups, np.float64, int(np.clip(1_000_000 // self.size, 1, 64)),
-            )  # fmt: skip
-            near = ((right + left) / 2)[:, 0, 0].reshape(len(p), self.samples)
+            # For small arrays a step as often as there are levels, to run the program that is compiled already.
+            many = np.repeat(h[..., None], LEVELS if self.size <= _LARGE else 1, axis=-1)
+            right, left, noise = (v[:, 0, 0] for v in self._slopes(stacks, dys, where, many))
+            near = ((right + left) / 2).reshape(len(p), self.samples)
             with np.errstate(all="ignore"):
                 # Slopes lost in the rounding of f say nothing.
-                near = np.where(noise.reshape(near.shape) > 0.02 * np.abs(near), np.nan, near)
+                top = 0.01 * self.leaf_max(self.gradients[p])[np.arange(len(p)), e][:, None]
+                near = np.where(noise.reshape(near.shape) > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
         elif self.size > _LARGE:
             # Only the entry asked for comes back: whole gradients of large arrays would take the time.
             stacks, dys, moves = self._moved(p, 2.0**-26)

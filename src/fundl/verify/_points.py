@@ -70,7 +70,7 @@ def draw(
 ) -> Points:
     """Points around and far from the values given, about `budget` array entries in all.
 
-    Integer and boolean leaves keep the values given or draw from them, so labels never leave their range.
+    Integer and boolean leaves keep the values given or draw from their range, which labels never leave.
     """
     rng = np.random.default_rng(seed)
     floats = [k for k, leaf in enumerate(leaves) if leaf.floating]
@@ -88,7 +88,7 @@ def draw(
                 x = x if kind == "as given" else x.astype(np.float32).astype(np.float64)
                 row.append(project(domains.get(k), x, v) if kind != "as given" else x)
             else:
-                row.append(v if keep_integers or v.size == 0 else rng.choice(v.ravel(), v.shape))
+                row.append(v if keep_integers or v.size == 0 else _labels(v, rng))
         kinds.append(kind)
         rows.append(row)
 
@@ -133,6 +133,13 @@ def draw(
     # With little room keep a spread over the kinds rather than only the first ones.
     keep = range(len(kinds)) if room >= len(kinds) else _spread(kinds, room)
     return Points([kinds[i] for i in keep], [np.stack([rows[i][k] for i in keep]) for k in range(len(leaves))])
+
+
+def _labels(v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Integers between the smallest and the largest given; booleans and signed codes only as they occur."""
+    if v.dtype.kind == "b" or v.min() < 0:
+        return rng.choice(v.ravel(), v.shape)
+    return rng.integers(int(v.min()), int(v.max()) + 1, v.shape).astype(v.dtype)
 
 
 def _spread(kinds: list[str], room: int) -> list[int]:
