@@ -111,3 +111,14 @@ def test_a_certain_class_keeps_its_digits() -> None:
     laws.assert_near(gradient, np.array([1.0, -1.0]) * np.exp(-40.0) / (1 + np.exp(-40.0)) ** 2, 64)
     gradient = activations.log_softmax_backward(jnp.array([1.0, 0.0]), z)
     laws.assert_near(gradient, np.array([1.0, -1.0]) * np.exp(-40.0), 64)
+
+
+def test_softmax_backward_of_many_cotangents_in_float32():
+    """A shape at which jaxlib 0.10 on the CPU miscompiles a sum of products with a factor that a vmap shares."""
+    rng = np.random.default_rng(0)
+    z, dy = rng.normal(size=(1348, 10)).astype(np.float32), rng.normal(size=(5, 1348, 10)).astype(np.float32)
+    p = np.exp(z.astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    want = p * (dy - (p * dy).sum(2, keepdims=True))
+    got = jax.jit(jax.vmap(activations.softmax_backward, (0, None)))(dy, z)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

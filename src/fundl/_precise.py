@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fundl._types import Array
 
 __all__ = [
-    "accumulated_in", "exp_minus_abs", "exp_shifted", "log_1_minus", "matmul", "rows_dot", "safe_divide",
+    "accumulated_in", "exp_minus_abs", "exp_shifted", "inner", "log_1_minus", "matmul", "rows_dot", "safe_divide",
     "sigmoid", "sigmoid_factors", "softplus", "sum_of_others",
 ]  # fmt: skip
 
@@ -54,6 +54,17 @@ def _rows_summed(X: Array, D: Array) -> jax.sharding.NamedSharding | None:
     if columns[0] is not None and columns[0] == columns[1]:
         columns[1] = None  # one mesh axis cannot split two axes of the result
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*columns[: D.ndim]))
+
+
+def inner(a: Array, b: Array, axis: int = -1) -> Array:
+    """sum of a b along `axis`, which is kept with length 1.
+
+    A contraction, not a sum of products: with one factor shared by a vmap, jaxlib 0.10 on the CPU compiles
+    b - a sum(a b) in float32 to something else. On a mesh, where the axis may be sharded, it stays the sum.
+    """
+    if not jax.typeof(b).sharding.mesh.empty:
+        return jnp.sum(a * b, axis=axis, keepdims=True)
+    return jnp.expand_dims(jnp.vecdot(a, b, axis=axis, precision=HIGHEST), axis)
 
 
 def safe_divide(a: Array, b: Array) -> Array:

@@ -37,7 +37,7 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     at_largest = jnp.sum(jnp.where(d == 0, dy, jnp.zeros_like(dy)), axis, keepdims=True)
     dy = dy - at_largest / jnp.sum((d == 0).astype(dy.dtype), axis, keepdims=True)
     # p_j = exp(z_j) / sum_l exp(z_l)
-    return (p * (dy - jnp.sum(p * dy, axis=axis, keepdims=True))).astype(z.dtype)
+    return (p * (dy - _precise.inner(p, dy, axis))).astype(z.dtype)
 
 
 def log_softmax(z: ArrayLike, *, axis: int = -1) -> Array:

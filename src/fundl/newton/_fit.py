@@ -11,7 +11,7 @@ from fundl import _check
 from fundl._precise import HIGHEST, matmul, rows_dot
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.newton import _dense, _links, _subspace
+from fundl.newton import _dense, _links, _subspace, _wide
 from fundl.newton._design import Design, design, standardise
 
 METHODS = ("auto", "newton", "subspace")
@@ -73,7 +73,11 @@ def fit(
         method = _choose(X.shape[1], Y.shape[1], sparse, _check.concrete(l2) and float(l2) == 0)  # type: ignore[arg-type]
     elif method == "subspace" and sparse:
         raise ValueError('method="subspace" knows no l1: use method="newton" or "auto".')
-    return _jitted(X, Y, s, *numbers, max_steps, link, bool(intercept), "l1" if sparse else method)
+    given = X, Y, s, *numbers
+    static = link, bool(intercept), "l1" if sparse else method
+    if X.dtype.itemsize < 8 and all(_check.concrete(v) for v in (*given, max_steps)):
+        return _wide.in_float64(_jitted, given, max_steps, static)
+    return _jitted(*given, max_steps, *static)
 
 
 def _choose(d: int, k: int, sparse: bool, free: bool) -> str:
@@ -116,10 +120,9 @@ def _solution(
     bound = found.bound + jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
     # The bound counts rounding errors at their worst, so it stops falling above the rounding of f itself.
     converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
-    if method == "subspace":
-        converged = converged | (found.solved & jnp.isinf(found.bound))
-    else:
-        converged = converged | (found.solved & (found.bound <= jnp.sqrt(eps) * found.f))
+    # A penalised minimum exists: there, rounding that ends the steps is enough, even where it leaves no bound.
+    sharp = jnp.isinf(found.bound) if method == "subspace" else found.bound <= jnp.sqrt(eps) * found.f
+    converged = converged | (found.solved & (~P.free | sharp))
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(
         ~converged & (found.steps >= (10 * max_steps if method == "subspace" else max_steps)),

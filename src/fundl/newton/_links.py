@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fundl import losses
-from fundl._precise import exp_minus_abs, exp_shifted, rows_dot, safe_divide
+from fundl._precise import exp_minus_abs, exp_shifted, inner, rows_dot, safe_divide
 from fundl._types import Array
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
@@ -47,7 +47,7 @@ def curvature_times(h: Array, q: Array, v: Array) -> Array:
     """(diag(h_i) - q_i q_i^T) v_i for every row."""
     if v.shape[1] == 1:
         return (h - q * q) * v
-    return h * v - q * jnp.sum(q * v, axis=1, keepdims=True)
+    return h * v - q * inner(q, v)
 
 
 def hessian(Z: Array, h: Array, q: Array) -> Array:

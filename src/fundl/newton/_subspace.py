@@ -104,7 +104,11 @@ def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -
         floor = 4 * eps**2 * theta.size * (jnp.sum(alpha * alpha) + jnp.sum((P.s[:, None] * z) ** 2) / 16)
         improved = renew | (size < path.best / 2)
         since = jnp.where(improved, 0, path.since + 1)
-        near = (size <= floor) | ((since > 15) & (r < 1e-6)) | ((r < 0.1) & (delta <= tol * f) & (tol > 0))
+        near = (
+            (size <= floor)
+            | ((since > 15) & (r < max(1e-6, float(eps) ** 0.5)))
+            | ((r < 0.1) & (delta <= tol * f) & (tol > 0))
+        )
         apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (jnp.max(_links.spread(z)) > 0)
         done = (near & path.near) | apart | ~jnp.isfinite(f) | (since > 200)
         t = jnp.where(done, zero, t)
