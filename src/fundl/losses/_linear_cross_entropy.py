@@ -9,10 +9,10 @@ from jax.custom_derivatives import SymbolicZero
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
-from fundl.losses._categorical import _smoothing
+from fundl.losses._categorical import _share, _smoothing
 from fundl.losses._linear_pair import linear_pair
 from fundl.losses._logit_shards import align, cotangent, plan_for, tangent, totals, vary_alike
-from fundl.losses._logit_tiles import Data, Plan, Tangents, Totals
+from fundl.losses._logit_slices import Data, Plan, Tangents, Totals
 from fundl.losses._reduction import gradients, reduce, reduce_backward
 
 
@@ -39,7 +39,7 @@ def linear_cross_entropy(
     holds. label_smoothing a in [0, 1] replaces y by (1 - a) y + a / k. z_loss adds z_loss logsumexp(z_i)^2 to each
     L_i. softcap c, a number, replaces z by c tanh(z / c). tile is (examples, classes) per tile, chosen when None.
     bfloat16 products are summed in float32, and the losses are float32.
-    Edges: an entry -inf of b masks its class.
+    Edges: an entry -inf of b masks its class (not under a softcap c, which makes it -c).
     Derivative: with dz = dL (p sum_k y_k - y), dX = dz W^T, dW = X^T dz, db = sum_i dz_i. A rule of its own is
     registered, since autodiff of the loop would keep every tile; it is linear in the tangents with a hand-written
     transpose, so jvp, grad, Hessian-vector products and vmap all work.
@@ -199,16 +199,10 @@ def _cap(softcap: float | None) -> float | None:
 
 def _penalty(z_loss: ArrayLike, L: Array) -> Array | None:
     """z_loss as an array, None when it is the number 0, so that nothing is computed for it."""
-    penalty = _check.array("z_loss", z_loss)
-    _check.nonnegative("z_loss", penalty)
-    if _check.concrete(penalty) and not isinstance(z_loss, jax.Array) and penalty == 0:
+    if isinstance(z_loss, int | float) and z_loss == 0:
         return None
-    return penalty.astype(L.dtype)
-
-
-def _share(share: Array, L: Array) -> Array:
-    """share L, and 0 where the share is 0 even if L is infinite."""
-    return jnp.where(share == 0, jnp.zeros_like(L), share * L)
+    _check.nonnegative("z_loss", z_loss)
+    return _check.array("z_loss", z_loss).astype(L.dtype)
 
 
 def _the(value: Array) -> Array:

@@ -10,16 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fundl._types import Array
-from fundl.losses._logit_tiles import (
-    Data,
-    Plan,
-    Tangents,
-    Totals,
-    cotangent_of,
-    tangent_of,
-    totals_of,
-    varying_zero,
-)
+from fundl.losses._logit_slices import Data, Plan, Tangents, Totals, varying_zero
+from fundl.losses._logit_tiles import cotangent_of, tangent_of, totals_of
 
 # Tiles of 512 x 512 float32 logits (1 MiB) stay in the cache of a CPU core and keep its products at full speed.
 ROWS, COLUMNS = 512, 512

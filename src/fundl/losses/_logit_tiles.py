@@ -10,7 +10,7 @@ p = exp(z - m) / (1 + s). m only sets a scale: what is computed from (m, s) does
 it. Derivatives therefore hold m fixed and put the whole derivative of the logsumexp into s.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,42 +19,25 @@ from jax import lax
 from fundl import _check
 from fundl._precise import HIGHEST
 from fundl._types import Array
-
-Totals = tuple[Array, Array, Array, Array | None]
-
-
-class Plan(NamedTuple):
-    """What is fixed when the program is traced."""
-
-    rows: int  # examples per tile
-    columns: int  # classes per tile
-    num_classes: int  # k over all shards
-    softcap: float | None
-    uniform: bool  # is u wanted?
-    dtype: Any  # of sums and results: at least float32
-    operands: Any  # of the products: bfloat16 where X and W are, else `dtype`
-    mesh: Any = None  # an Explicit mesh: each device runs the loops on its shard
-    row_axes: tuple[str, ...] = ()  # mesh axes that split the examples
-    column_axes: tuple[str, ...] = ()  # mesh axes that split the classes
-
-
-class Data(NamedTuple):
-    """X (n, d), W (d, k), b (k,) or None, y (n,) classes or (n, k) labels, keep (n,) or None: False leaves out."""
-
-    X: Array
-    W: Array
-    b: Array | None
-    y: Array
-    keep: Array | None
-
-
-class Tangents(NamedTuple):
-    """The same shapes as the data they belong to; None where nothing changes."""
-
-    X: Array | None
-    W: Array | None
-    b: Array | None
-    y: Array | None
+from fundl.losses._logit_slices import (
+    Data,
+    Plan,
+    Tangents,
+    Totals,
+    add_columns,
+    add_rows,
+    as_column,
+    as_row,
+    columns_of,
+    join_rows,
+    not_seen,
+    put,
+    rows_of,
+    rows_of_X,
+    start_of,
+    tile_count,
+    varying_zero,
+)
 
 
 def totals_of(plan: Plan, data: Data) -> Totals:
@@ -65,14 +48,14 @@ def totals_of(plan: Plan, data: Data) -> Totals:
     zero = varying_zero(data, dtype)
 
     def row_tile(_: None, i: Array) -> tuple[None, Any]:
-        x, y = _rows_of_X(data, plan, i), _rows(data.y, plan, i) if not soft else None
+        x, y = rows_of_X(data, plan, i), rows_of(data.y, plan, i) if not soft else None
         start = jnp.zeros(plan.rows, dtype) + zero
 
         def column_tile(carry: Any, j: Array) -> tuple[Any, None]:
             m, s, a, tau, u = carry
             z, _, fresh = _logits(data, plan, x, j)
             M = jnp.maximum(m, jnp.max(z, axis=1))
-            top = z == _col(M)
+            top = z == as_column(M)
             e = jnp.exp(_shifted(z, M))
             ties = jnp.sum(jnp.where(top, jnp.ones_like(e), jnp.zeros_like(e)), axis=1)
             # s lacks the 1 of one entry at the maximum; when the maximum moves, the old 1 joins and a new one leaves.
@@ -83,21 +66,21 @@ def totals_of(plan: Plan, data: Data) -> Totals:
             rise = _gap(M, m)
             if soft:
                 t = _labels(data, plan, i, j, fresh)
-                a = a + _times(tau, rise) + jnp.sum(_times(t, _gap(_col(M), z)), axis=1)
+                a = a + _times(tau, rise) + jnp.sum(_times(t, _gap(as_column(M), z)), axis=1)
                 tau = tau + jnp.sum(t, axis=1)
             else:
                 a = a + jnp.sum(jnp.where(_onehot(plan, y, j, k) & fresh, z, jnp.zeros_like(z)), axis=1)
             if u is not None:
                 before = jnp.where(j == 0, 0, jnp.minimum(j * plan.columns, k)).astype(dtype)
-                below = jnp.where(fresh, _gap(_col(M), z), jnp.zeros_like(z))
+                below = jnp.where(fresh, _gap(as_column(M), z), jnp.zeros_like(z))
                 u = u + _times(jnp.broadcast_to(before, rise.shape), rise) + jnp.sum(below, axis=1)
             return (M, s, a, tau, u), None
 
         first = (start - jnp.inf, start - 1, start, start if soft else None, start if plan.uniform else None)
-        return None, lax.scan(column_tile, first, jnp.arange(_count(k, plan.columns)))[0]
+        return None, lax.scan(column_tile, first, jnp.arange(tile_count(k, plan.columns)))[0]
 
     m, s, a, tau, u = jax.tree.map(
-        lambda v: _join_rows(v, n), lax.scan(row_tile, None, jnp.arange(_count(n, plan.rows)))[1]
+        lambda v: join_rows(v, n), lax.scan(row_tile, None, jnp.arange(tile_count(n, plan.rows)))[1]
     )
     if plan.column_axes:
         m, s, a, tau, u = _merge_shards(plan, k, m, s, a, tau, u)
@@ -135,9 +118,9 @@ def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple
     zero = varying_zero((data, m, s, d), dtype)
 
     def row_tile(_: None, i: Array) -> tuple[None, Any]:
-        x, y = _rows_of_X(data, plan, i), _rows(data.y, plan, i) if not soft else None
-        dx = None if d.X is None else _rows_of_X(data._replace(X=d.X), plan, i)
-        M, S, tau_i = _rows(m, plan, i), _rows(s, plan, i), _rows(tau, plan, i)
+        x, y = rows_of_X(data, plan, i), rows_of(data.y, plan, i) if not soft else None
+        dx = None if d.X is None else rows_of_X(data._replace(X=d.X), plan, i)
+        M, S, tau_i = rows_of(m, plan, i), rows_of(s, plan, i), rows_of(tau, plan, i)
 
         def column_tile(carry: Any, j: Array) -> tuple[Any, None]:
             z, slope, fresh = _logits(data, plan, x, j)
@@ -146,28 +129,25 @@ def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple
             ce, lse, u = carry
             dz = jnp.zeros_like(z)
             if dx is not None:
-                dz = dz + _dot("id,dk->ik", dx, _columns(data.W, plan, j), plan)
+                dz = dz + _dot("id,dk->ik", dx, columns_of(data.W, plan, j), plan)
             if d.W is not None:
-                dz = dz + _dot("id,dk->ik", x, _columns(d.W, plan, j), plan)
+                dz = dz + _dot("id,dk->ik", x, columns_of(d.W, plan, j), plan)
             if d.b is not None:
-                dz = dz + _row(_columns(d.b, plan, j).astype(dtype))
+                dz = dz + as_row(columns_of(d.b, plan, j).astype(dtype))
             dz = dz if slope is None else slope * dz
             ce = ce + jnp.sum(q * dz, axis=1)
             if d.y is not None:
                 dt = _labels(data, plan, i, j, fresh, d.y)
                 ce = ce + jnp.sum(_times(dt, _minus_log_p(z, M, S)), axis=1)
-            lse_tile = jnp.sum(p * dz, axis=1)
             if u is not None:
-                mean = jnp.sum(jnp.where(fresh, dz, jnp.zeros_like(dz)), axis=1) / plan.num_classes
-                # every shard adds the whole of d logsumexp to its part of the others' means: see below
-                u = u + mean
-            return (ce, lse + lse_tile, u), None
+                u = u + jnp.sum(jnp.where(fresh, dz, jnp.zeros_like(dz)), axis=1) / plan.num_classes
+            return (ce, lse + jnp.sum(p * dz, axis=1), u), None
 
         start = jnp.zeros(plan.rows, dtype) + zero
         first = (start, start, start if plan.uniform else None)
-        return None, lax.scan(column_tile, first, jnp.arange(_count(k, plan.columns)))[0]
+        return None, lax.scan(column_tile, first, jnp.arange(tile_count(k, plan.columns)))[0]
 
-    out = jax.tree.map(lambda v: _join_rows(v, n), lax.scan(row_tile, None, jnp.arange(_count(n, plan.rows)))[1])
+    out = jax.tree.map(lambda v: join_rows(v, n), lax.scan(row_tile, None, jnp.arange(tile_count(n, plan.rows)))[1])
     ce, lse, mean = jax.tree.map(lambda v: lax.psum(v, plan.column_axes), out) if plan.column_axes else out
     return ce, lse, None if mean is None else lse - mean  # u = logsumexp - mean_k z_k
 
@@ -191,28 +171,28 @@ def cotangent_of(
 
     def column_tile(carry: Any, j: Array) -> tuple[Any, None]:
         dX, dW, db, dy = carry
-        w = _columns(data.W, plan, j)
+        w = columns_of(data.W, plan, j)
 
         def row_tile(carry: Any, i: Array) -> tuple[Any, None]:
             dX, dw, dbias, dy = carry
-            x, y = _rows_of_X(data, plan, i), _rows(data.y, plan, i) if not soft else None
-            M, S, tau_i, ce_i, lse_i = (_rows(v, plan, i) for v in (m, s, tau, ce, lse))
+            x, y = rows_of_X(data, plan, i), rows_of(data.y, plan, i) if not soft else None
+            M, S, tau_i, ce_i, lse_i = (rows_of(v, plan, i) for v in (m, s, tau, ce, lse))
             z, slope, fresh = _logits(data, plan, x, j)
             t = _labels(data, plan, i, j, fresh) if soft else _onehot(plan, y, j, k) & fresh
             p, q = _probabilities(z, M, S, t, tau_i)
-            unseen = _fresh(n, plan.rows, i)  # rows of an overlapping last tile count once
+            unseen = not_seen(n, plan.rows, i)  # rows of an overlapping last tile count once
             if dy is not None:
                 # ce = -sum_k y_k log p_k
-                dy = _put(dy, _times(_col(ce_i), _minus_log_p(z, M, S)), fresh, plan, i, j)
-            dz = _col(jnp.where(unseen, ce_i, 0)) * q + _col(jnp.where(unseen, lse_i, 0)) * p
+                dy = put(dy, _times(as_column(ce_i), _minus_log_p(z, M, S)), fresh, plan, i, j)
+            dz = as_column(jnp.where(unseen, ce_i, 0)) * q + as_column(jnp.where(unseen, lse_i, 0)) * p
             if u is not None:
                 # u = logsumexp - mean_k z_k
-                u_i = _col(jnp.where(unseen, _rows(u, plan, i), 0))
+                u_i = as_column(jnp.where(unseen, rows_of(u, plan, i), 0))
                 dz = dz + u_i * jnp.where(fresh, p - 1 / plan.num_classes, jnp.zeros_like(p))
             dz = dz if slope is None else slope * dz  # z = softcap tanh((X W + b) / softcap)
             if dX is not None:
                 # z = X W + b
-                dX = _add_rows(dX, _dot("ik,dk->id", dz, w, plan), plan, i)
+                dX = add_rows(dX, _dot("ik,dk->id", dz, w, plan), plan, i)
             if dw is not None:
                 dw = dw + _dot("id,ik->dk", x, dz, plan)  # z = X W + b
             if dbias is not None:
@@ -220,8 +200,8 @@ def cotangent_of(
             return (dX, dw, dbias, dy), None
 
         first = (dX, zeros(w, dW is not None, dtype), None if db is None else jnp.zeros(plan.columns, dtype) + zero, dy)
-        (dX, dw, dbias, dy), _ = lax.scan(row_tile, first, jnp.arange(_count(n, plan.rows)))
-        return (dX, _add_columns(dW, dw, plan, j), _add_columns(db, dbias, plan, j), dy), None
+        (dX, dw, dbias, dy), _ = lax.scan(row_tile, first, jnp.arange(tile_count(n, plan.rows)))
+        return (dX, add_columns(dW, dw, plan, j), add_columns(db, dbias, plan, j), dy), None
 
     first = (
         zeros(data.X, wanted[0], dtype),
@@ -229,7 +209,7 @@ def cotangent_of(
         zeros(data.b, wanted[2], dtype),
         zeros(data.y, wanted[3], data.y.dtype),
     )
-    (dX, dW, db, dy), _ = lax.scan(column_tile, first, jnp.arange(_count(k, plan.columns)))
+    (dX, dW, db, dy), _ = lax.scan(column_tile, first, jnp.arange(tile_count(k, plan.columns)))
     if plan.column_axes and dX is not None:
         dX = lax.psum(dX, plan.column_axes)
     if plan.row_axes:
@@ -244,38 +224,38 @@ def cotangent_of(
 
 def _logits(data: Data, plan: Plan, x: Array, j: Array) -> tuple[Array, Array | None, Array]:
     """A tile of logits, the derivative of the soft cap there, and which columns no earlier tile has seen."""
-    z = _dot("id,dk->ik", x, _columns(data.W, plan, j), plan)
+    z = _dot("id,dk->ik", x, columns_of(data.W, plan, j), plan)
     if data.b is not None:
-        z = z + _row(_columns(data.b, plan, j).astype(z.dtype))
+        z = z + as_row(columns_of(data.b, plan, j).astype(z.dtype))
     slope = None
     if plan.softcap is not None:
         v = z / plan.softcap
         e = jnp.exp(-2 * jnp.abs(v))
         slope = 4 * e / (1 + e) ** 2  # 1 - tanh(v)^2 without cancellation
         z = plan.softcap * jnp.tanh(v)
-    fresh = _row(_fresh(data.W.shape[1], plan.columns, j))
+    fresh = as_row(not_seen(data.W.shape[1], plan.columns, j))
     return jnp.where(fresh, z, jnp.full_like(z, -jnp.inf)), slope, fresh
 
 
 def _probabilities(z: Array, m: Array, s: Array, t: Array, tau: Array) -> tuple[Array, Array]:
     """p, and q = p tau - y, the derivative of ce, without the cancellation in p - 1."""
-    S, share = _col(s), _col(1 / (1 + s))
+    S, share = as_column(s), as_column(1 / (1 + s))
     p = jnp.exp(_shifted(z, m)) * share
     # At the largest logit 1 - p = s / (1 + s). The correction is a matter of digits, not of derivatives.
-    digits = jnp.where(z == _col(m), S * share - (1 - p), jnp.zeros_like(p))
+    digits = jnp.where(z == as_column(m), S * share - (1 - p), jnp.zeros_like(p))
     one_minus_p = (1 - p) + lax.stop_gradient(digits)
     if t.dtype == jnp.bool_:
         return p, jnp.where(t, -one_minus_p, p)
-    return p, p * (_col(tau) - t) - t * one_minus_p
+    return p, p * (as_column(tau) - t) - t * one_minus_p
 
 
 def _minus_log_p(z: Array, m: Array, s: Array) -> Array:
-    return _col(jnp.log1p(s)) - _shifted(z, m)
+    return as_column(jnp.log1p(s)) - _shifted(z, m)
 
 
 def _shifted(z: Array, m: Array) -> Array:
     """z - m; logits of +inf count as equal."""
-    return jnp.where(jnp.isposinf(z), jnp.zeros_like(z), z - _col(m))
+    return jnp.where(jnp.isposinf(z), jnp.zeros_like(z), z - as_column(m))
 
 
 def _gap(m: Array, z: Array) -> Array:
@@ -297,19 +277,19 @@ def _dot(subscripts: str, a: Array, b: Array, plan: Plan) -> Array:
 def _onehot(plan: Plan, y: Array | None, j: Array, k: int) -> Array:
     """Which class of column tile j is the label; on a shard of the classes, counted from its first."""
     assert y is not None
-    first = _start(k, plan.columns, j)
+    first = start_of(k, plan.columns, j)
     classes = (first + jnp.arange(plan.columns)).astype(jnp.int32)
     if plan.column_axes:
         classes = classes + lax.axis_index(plan.column_axes).astype(jnp.int32) * k
-    return _col(y.astype(jnp.int32)) == _row(classes)
+    return as_column(y.astype(jnp.int32)) == as_row(classes)
 
 
 def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array, y: Array | None = None) -> Array:
     """A tile of soft labels (or their tangent y), 0 in rows that are left out and in columns that were seen before."""
-    t = _columns(_rows(data.y if y is None else y, plan, i), plan, j, axis=1).astype(plan.dtype)
+    t = columns_of(rows_of(data.y if y is None else y, plan, i), plan, j, axis=1).astype(plan.dtype)
     if y is None:
         t = t * _check.nan_outside_unit_interval(t)  # traced labels cannot be refused
-    keep = fresh if data.keep is None else fresh & _col(_rows(data.keep, plan, i))
+    keep = fresh if data.keep is None else fresh & as_column(rows_of(data.keep, plan, i))
     return jnp.where(keep, t, jnp.zeros_like(t))
 
 
@@ -319,99 +299,3 @@ def _label_sums(data: Data, plan: Plan, dtype: Any) -> Array:
     tau = jnp.sum(data.y.astype(dtype), axis=1)
     tau = tau if data.keep is None else jnp.where(data.keep, tau, jnp.zeros_like(tau))
     return lax.psum(tau, plan.column_axes) if plan.column_axes else tau
-
-
-# Slices. Rows go by strides where the tiles fit (rows i, i + T, ...): an axis that a mesh splits keeps its split.
-# Where they do not fit, the last tile overlaps the one before, and `_fresh` says what was not seen yet.
-
-
-def _count(length: int, size: int) -> int:
-    return -(-length // size)
-
-
-def _start(length: int, size: int, index: Array) -> Array:
-    return jnp.minimum(index * size, length - size)
-
-
-def _fresh(length: int, size: int, index: Array) -> Array:
-    if length % size == 0:
-        return jnp.ones(size, bool)
-    return _start(length, size, index) + jnp.arange(size) >= index * size
-
-
-def _columns(v: Array, plan: Plan, j: Array, axis: int = -1) -> Array:
-    length = v.shape[axis]
-    if length == plan.columns:
-        return v
-    return lax.dynamic_slice_in_dim(v, _start(length, plan.columns, j), plan.columns, axis=axis)
-
-
-def _add_columns(v: Array | None, tile: Array | None, plan: Plan, j: Array) -> Array | None:
-    if v is None or tile is None:
-        return None
-    start = _start(v.shape[-1], plan.columns, j)
-    tile = _columns(v, plan, j) + tile.astype(v.dtype)
-    return lax.dynamic_update_slice_in_dim(v, tile, start, axis=-1)
-
-
-def _strided(v: Array, rows: int) -> Array:
-    return v.reshape(rows, v.shape[0] // rows, *v.shape[1:])
-
-
-def _rows(v: Array, plan: Plan, i: Array) -> Array:
-    n = v.shape[0]
-    if n == plan.rows:
-        return v
-    if n % plan.rows == 0:
-        return lax.dynamic_index_in_dim(_strided(v, plan.rows), i, axis=1, keepdims=False)
-    return lax.dynamic_slice_in_dim(v, _start(n, plan.rows, i), plan.rows)
-
-
-def _rows_of_X(data: Data, plan: Plan, i: Array) -> Array:
-    x = _rows(data.X, plan, i)
-    return x if data.keep is None else jnp.where(_col(_rows(data.keep, plan, i)), x, jnp.zeros_like(x))
-
-
-def _add_rows(v: Array, tile: Array, plan: Plan, i: Array) -> Array:
-    n = v.shape[0]
-    tile = _rows(v, plan, i) + tile
-    if n == plan.rows:
-        return tile
-    if n % plan.rows == 0:
-        return lax.dynamic_update_index_in_dim(_strided(v, plan.rows), tile, i, axis=1).reshape(v.shape)
-    return lax.dynamic_update_slice_in_dim(v, tile, _start(n, plan.rows, i), axis=0)
-
-
-def _put(v: Array, tile: Array, fresh: Array, plan: Plan, i: Array, j: Array) -> Array:
-    """Write the fresh columns of a tile of an (n, k) array."""
-    n, k = v.shape
-    column = _start(k, plan.columns, j)
-    tile = jnp.where(fresh, tile.astype(v.dtype), _columns(_rows(v, plan, i), plan, j))
-    if n % plan.rows == 0:
-        at = (jnp.zeros_like(column), i.astype(column.dtype), column)
-        return lax.dynamic_update_slice(_strided(v, plan.rows), jnp.expand_dims(tile, 1), at).reshape(v.shape)
-    return lax.dynamic_update_slice(v, tile, (_start(n, plan.rows, i).astype(column.dtype), column))
-
-
-def _join_rows(tiles: Array, n: int) -> Array:
-    """(tiles, rows) of one value per example as (n,)."""
-    count, rows = tiles.shape
-    if n % rows == 0:
-        return tiles.T.reshape(n)
-    return jnp.concatenate([tiles[:-1].reshape((count - 1) * rows), tiles[-1, count * rows - n :]])
-
-
-def varying_zero(tree: Any, dtype: Any) -> Array:
-    """0, marked as differing between devices wherever an array of `tree` does: the type of a loop's carry."""
-    zero = jnp.zeros((), dtype)
-    for v in jax.tree.leaves(tree):
-        zero = zero + jnp.zeros_like(v[(0,) * v.ndim]).astype(dtype)
-    return zero
-
-
-def _col(v: Array) -> Array:
-    return jnp.expand_dims(v, 1)
-
-
-def _row(v: Array) -> Array:
-    return jnp.expand_dims(v, 0)
