@@ -121,7 +121,10 @@ def cycles(all_sources: Sources) -> list[str]:
 
 
 def private_jax(all_sources: Sources) -> list[str]:
-    return [name for name, source in all_sources.items() if re.search(r"\bjax\._src\b|\bjaxlib\b", source)]
+    """`jax._src` or jaxlib in code; prose may name them."""
+    code = {name: ast.dump(ast.parse(source)) for name, source in all_sources.items()}
+    used = r"attr='_src'|module='(jax\._src|jaxlib)|alias\(name='(jax\._src|jaxlib)"
+    return [name for name, dump in code.items() if re.search(used, dump)]
 
 
 def changed_config(all_sources: Sources) -> list[str]:
@@ -150,6 +153,7 @@ MORE_RED: list[tuple[Callable[[Sources], list[str]], Sources]] = [
     (upward_imports, {"fundl.norms": "from fundl import __version__", "fundl": ""}),
     (foreign_imports, {"fundl.verify._a": "import scipy.linalg"}),
     (private_jax, {"fundl.losses": "import jax\nx = jax._src.core"}),
+    (private_jax, {"fundl.losses": "import jaxlib.xla_client"}),
     (changed_config, {"fundl.losses": 'import os\nos.environ["XLA_FLAGS"] = ""'}),
 ]
 

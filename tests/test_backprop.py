@@ -213,6 +213,16 @@ def test_derivative_from_the_output_is_that_from_the_input(name: str):
         np.testing.assert_allclose(got, want, rtol=8 * eps, atol=0)
 
 
+def test_gradients_of_wrong_shape_or_number_name_the_operation():
+    params, X, y = {"W1": jnp.ones((3, 2)), "b1": jnp.zeros(2)}, jnp.ones((4, 3)), jnp.ones((4, 2))
+    for wrong in (lambda dz, X, W, b: dz, lambda dz, X, W, b: (dz @ W.T, X.T @ dz, dz)):
+        net = backprop.chain(backprop.Step(layers.linear, wrong, ("W1", "b1"), "my linear"), loss="mse")
+        with pytest.raises(
+            ValueError, match=r"The backward of my linear returned gradients of shapes .*its inputs have"
+        ):
+            backprop.value_and_grad(net)(params, X, y)
+
+
 def test_forward_records_every_value():
     net = _chain(2, "relu", "mse")
     params, (X, _) = _params(8, 3, 4, 2), _data(5, 3, 2, "mse")

@@ -88,15 +88,16 @@ def test_forward_mode(row: Row) -> None:
     laws.forward_mode_agrees(row)
 
 
-@rows
+@pytest.mark.parametrize("row", [row for row in ROWS if row.variant in ("", "exact", "soft", "smoothed")], ids=str)
 def test_bfloat16(row: Row) -> None:
     laws.half_precision_is_accumulated(row, jnp.bfloat16, MANY)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 @rows
-def test_float16(row: Row) -> None:
-    laws.half_precision_is_accumulated(row, jnp.float16, MANY)
+def test_half_precision(row: Row, dtype: type) -> None:
+    laws.half_precision_is_accumulated(row, dtype, MANY)
 
 
 @rows
@@ -121,7 +122,7 @@ sys.path.insert(0, sys.argv[1])
 import jax, numpy as np
 import catalogue, laws
 assert not jax.config.jax_enable_x64
-for row in catalogue.ROWS:
+for row in catalogue.ROWS[::2]:
     y, _, found = laws.run(row, laws.draw(row, 100, np.float32))
     for v in (y, *found):
         assert v.dtype == np.float32, row
@@ -130,14 +131,14 @@ for row in catalogue.ROWS:
 
 
 def test_without_x64_the_answers_are_the_same_float32_numbers() -> None:
-    """The whole catalogue in a process with jax's defaults: every bit as here, where x64 is on."""
+    """Every other row in a process with jax's defaults: every bit as here, where x64 is on."""
     here = pathlib.Path(__file__).parent
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", IN_FLOAT32, str(here)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = iter(done.stdout.split())
-    for row in ROWS:
+    for row in ROWS[::2]:
         y, _, found = laws.run(row, laws.draw(row, MANY, np.float32))
         for v in (y, *found):
             assert np.asarray(v).tobytes().hex() == next(lines), row

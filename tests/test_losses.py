@@ -59,14 +59,13 @@ def test_an_integer_weight_is_that_many_copies(row: Row) -> None:
     inputs = laws.draw(row, 4)
     copies = np.array([3, 0, 1, 2])
     rows = np.repeat(np.arange(4), copies)
-    for reduction in ("mean", "sum"):
-        y, _, found = laws.run(row, inputs, weights=copies, reduction=reduction)
-        repeated, _, of_copies = laws.run(row, tuple(v[rows] for v in inputs), reduction=reduction)
-        laws.assert_near(y, repeated)
-        for g, c in zip(found, of_copies, strict=True):
-            added = np.zeros(g.shape)
-            np.add.at(added, rows, np.asarray(c))
-            laws.assert_near(g, added)
+    y, _, found = laws.run(row, inputs, weights=copies)
+    repeated, _, of_copies = laws.run(row, tuple(v[rows] for v in inputs))
+    laws.assert_near(y, repeated)
+    for g, c in zip(found, of_copies, strict=True):
+        added = np.zeros(g.shape)
+        np.add.at(added, rows, np.asarray(c))
+        laws.assert_near(g, added)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -94,7 +93,11 @@ def test_all_weights_0_give_0(row: Row) -> None:
         assert all((g == 0).all() for g in gradients)
 
 
-@pytest.mark.parametrize(("row", "weighted"), [(row, True) for row in PLAIN] + [(PLAIN[0], False)], ids=str)
+MERGED = [(row, True) for row in PLAIN if "mse" in row.name or "logits" in row.name]
+MERGED += [pytest.param(row, row in PLAIN, marks=pytest.mark.slow) for row in LOSSES if (row, True) not in MERGED]
+
+
+@pytest.mark.parametrize(("row", "weighted"), [*MERGED, (PLAIN[1], False)], ids=str)
 def test_micro_batches_merge(row: Row, weighted: bool) -> None:
     """1, 2, 7 and n micro-batches: sum of sums over sum of weights, and the same for the gradient."""
     n = 14

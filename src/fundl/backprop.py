@@ -147,11 +147,14 @@ def _backward(
     found: list[tuple[Step, Array, tuple[Array, ...]]] = [(chain.loss, dv, ())]
     for s, v, v_new in zip(reversed(chain.steps), reversed(values[:-1]), reversed(values[1:]), strict=True):
         by_output = s.from_output
-        gradients = (
-            by_output(dv, v_new) if by_output else s.backward(dv, v, *_own(params, s))
-        )  # v_new = f(v, parameters)
-        dv = _first(gradients)
-        found.append((s, dv, tuple(gradients[1:]) if isinstance(gradients, tuple) else ()))
+        # v_new = f(v, parameters)
+        gradients = by_output(dv, v_new) if by_output else s.backward(dv, v, *_own(params, s))
+        dv, *d_own = gradients if isinstance(gradients, tuple) else (gradients,)
+        given = [jnp.shape(d) for d in (dv, *d_own)]
+        wanted = [jnp.shape(p) for p in (v, *_own(params, s))]
+        if given != wanted:
+            raise ValueError(f"The backward of {s.name} returned gradients of shapes {given}; its inputs have {wanted}")
+        found.append((s, dv, tuple(d_own)))
     return found
 
 
