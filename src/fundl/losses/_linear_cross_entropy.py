@@ -42,7 +42,8 @@ def linear_cross_entropy(
     Edges: an entry -inf of b masks its class (not under a softcap c, which makes it -c).
     Derivative: with dz = dL (p sum_k y_k - y), dX = dz W^T, dW = X^T dz, db = sum_i dz_i. A rule of its own is
     registered, since autodiff of the loop would keep every tile; it is linear in the tangents with a hand-written
-    transpose, so jvp, grad, Hessian-vector products and vmap all work.
+    transpose, so jvp, grad, Hessian-vector products and vmap all work. For these products take jvp of grad, which is as
+    lean; grad of grad is right too but keeps the tiles.
     Errors: as `linear` and `cross_entropy_with_logits`. Traced labels out of range give NaN for their own example.
     Sharding: on an Explicit mesh the rows of X and the columns of W may be split; each device keeps to its tiles.
 
