@@ -68,3 +68,10 @@ def test_float64_is_not_silently_rounded_where_x64_is_off(tmp_path):
     checkpoint.save(tmp_path / "p.npz", {"w": jnp.ones(2)})
     with jax.enable_x64(False), pytest.raises(TypeError, match="jax_enable_x64"):
         checkpoint.load(tmp_path / "p.npz")
+
+
+def test_names_that_collide_are_refused_and_a_name_of_numpys_own_is_kept(tmp_path):
+    with pytest.raises(ValueError, match="Two arrays of the tree have the path 'a/b'"):
+        checkpoint.save(tmp_path / "p.npz", {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}})
+    checkpoint.save(tmp_path / "p.npz", {"file": jnp.ones(1), "number": 0.5})
+    assert checkpoint.load(tmp_path / "p.npz")["file"] == 1

@@ -279,3 +279,19 @@ def test_refusals():
         descent.minimize(bowl, "start", **ok)
     with pytest.raises(ValueError, match="progress=True prints from Python"):
         jax.jit(lambda t: descent.minimize(bowl, t, **ok, progress=True).params)(ZERO)
+
+
+def test_a_gradient_of_another_shape_and_a_bare_array_of_data_are_refused():
+    with pytest.raises(ValueError, match="gradient must have the shapes of params"):
+        descent.minimize(bowl, ZERO, optimizer=0.1, steps=3, gradient=lambda t: jnp.ones(1))
+    with pytest.raises(TypeError, match=r"data must be a tuple of arrays such as \(X, y\)"):
+        descent.minimize(_line_loss, START, data=_line_data()[0], optimizer=0.1, steps=3)
+
+
+def test_a_state_without_batches_needs_a_key_to_go_on_with_them():
+    X, y = _line_data()
+    part = descent.minimize(_line_loss, START, data=(X, y), optimizer=0.1, steps=2)
+    options = {"data": (X, y), "optimizer": 0.1, "steps": 2, "batch_size": 4, "state": part.state}
+    with pytest.raises(ValueError, match="batch_size needs key="):
+        descent.minimize(_line_loss, START, **options)
+    assert descent.minimize(_line_loss, START, **options, key=jax.random.key(0)).state.key is not None

@@ -175,3 +175,11 @@ def test_refusals():
         mlp.loss(params, X, jnp.ones(4))
     with pytest.raises(ValueError, match=r"0\.\.1"):
         mlp.gradient(params, X, y.at[1].set(2))
+
+
+def test_classes_of_one_output_and_labels_out_of_range_are_refused():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="This network has one output"):
+        mlp.predict(mlp.init(key, [3, 1], dtype=jnp.float64), jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"classes in 0\.\.1"):
+        mlp.fit(mlp.init(key, [3, 2], dtype=jnp.float64), jnp.ones((4, 3)), jnp.full(4, 2), steps=2)

@@ -141,6 +141,14 @@ def option(name: str, x: ArrayLike) -> Array:
         return array(name, x)
 
 
+def scalar(name: str, x: ArrayLike) -> Array:
+    """An option that is one number: an array would broadcast the result to another shape."""
+    x = array(name, x)
+    if x.ndim:
+        raise ValueError(f"{name} must be one number, shape (); got shape {x.shape}. Use vmap for many.")
+    return x
+
+
 def nonnegative(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a penalty that is negative or NaN."""
     x = option(name, x)

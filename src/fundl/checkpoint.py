@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,25 @@ _MANIFEST = "__manifest__"
 def save(path: str | os.PathLike[str], tree: Any) -> None:
     """Write the arrays of `tree` (parameters, a Fit, a descent State) to one .npz file.
 
-    Each array is stored under its path in the tree, such as `layers/0/W`. bfloat16 and random keys, which numpy's
-    format does not know, are stored as their bits beside their type. The file appears whole or not at all.
-    Errors: TypeError for a leaf that is not an array of numbers.
+        Each array is stored under its path in the tree, such as `layers/0/W`. bfloat16 and random keys, which numpy's
+        format does not know, are stored as their bits beside their type. The file appears whole or not at all.
+        Errors: TypeError for a leaf that is not an array of numbers.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(f"{folder}/params.npz", {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.zeros(())})
-    ...     again = load(f"{folder}/params.npz")
-    >>> print(again["w"].dtype, again["w"], again["b"])
-    bfloat16 [1 1] 0.0
+        >>> import tempfile
+    import zipfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/params.npz", {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.zeros(())})
+        ...     again = load(f"{folder}/params.npz")
+        >>> print(again["w"].dtype, again["w"], again["b"])
+        bfloat16 [1 1] 0.0
     """
     arrays: dict[str, Any] = {}
     manifest: dict[str, dict[str, str]] = {}
     for name, leaf in _named_leaves(tree):
+        if name in arrays:
+            raise ValueError(f"Two arrays of the tree have the path {name!r}; rename a key that contains a slash.")
+        if isinstance(leaf, bool | int | float):
+            leaf = jnp.asarray(leaf)  # in the dtype that jax gives it, so that it can be read back
         entry: dict[str, str] = {}
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             entry["key"] = str(jax.random.key_impl(leaf))
@@ -47,8 +53,11 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        # As np.savez does, which takes no array of the name "file".
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -134,6 +134,8 @@ def minimize(
     Source: Goodfellow, Bengio and Courville, Deep Learning, 4.3 and algorithm 8.1; optax for its transformations.
     """
     steps = _positive_int("steps", steps)
+    if not isinstance(data, tuple | list):
+        raise TypeError(f"data must be a tuple of arrays such as (X, y); got {type(data).__name__}.")
     arrays = {f"data[{i}]": _check.array(f"data[{i}]", x) for i, x in enumerate(data)}
     if data:
         rows = _check.examples(**arrays)
@@ -143,7 +145,7 @@ def minimize(
     if batch_size is not None:
         if not data:
             raise ValueError("batch_size needs data=(X, y, ...): arrays with one row for each example.")
-        if key is None and state is None:
+        if key is None and (state is None or state.key is None):
             raise ValueError("batch_size needs key=jax.random.key(seed), which shuffles the rows.")
     functions = _value_and_gradient(loss, gradient, value_and_gradient)
     if isinstance(optimizer, optax.GradientTransformation):
@@ -155,6 +157,9 @@ def minimize(
         with _optax_promotion():
             opt_state = () if transformation is None else transformation.init(params)
         state = State(params, opt_state, jnp.zeros((), jnp.int32), None if batch_size is None else key)
+
+    elif batch_size is not None and state.key is None:
+        state = dataclasses.replace(state, key=key)
 
     run = partial(_run, functions, transformation, batch_size, tol is not None)
     if progress:
@@ -292,6 +297,9 @@ def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Ar
         raise ValueError(
             f"gradient must return a pytree like params, {jax.tree.structure(params)}; got {jax.tree.structure(g)}."
         )
+    shapes = [(jnp.shape(d), jnp.shape(p)) for d, p in zip(jax.tree.leaves(g), jax.tree.leaves(params), strict=True)]
+    if any(d != p for d, p in shapes):
+        raise ValueError(f"gradient must have the shapes of params; got (gradient, params) shapes {shapes}.")
     return jnp.asarray(J), g
 
 

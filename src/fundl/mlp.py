@@ -87,20 +87,26 @@ def forward(params: Params, X: ArrayLike) -> Array:
 def predict_proba(params: Params, X: ArrayLike) -> Array:
     """Probabilities of the classes, softmax of the logits: (n, k).
 
+    Errors: ValueError for a network with one output; sigmoid(forward(params, X)) is its probability.
+
     >>> params = Params((Layer(jnp.zeros((2, 4)), jnp.zeros(4)),))
     >>> print(predict_proba(params, jnp.ones((1, 2))))
     [[0.25 0.25 0.25 0.25]]
     """
+    _several_classes(params)
     return activations.softmax(forward(params, X))
 
 
 def predict(params: Params, X: ArrayLike) -> Array:
     """The most probable class of each example: (n,) integers.
 
+    Errors: ValueError for a network with one output; forward(params, X) > 0 is its class.
+
     >>> params = Params((Layer(jnp.eye(2), jnp.zeros(2)),))
     >>> print(predict(params, jnp.array([[1.0, 3.0], [2.0, 0.0]])))
     [1 0]
     """
+    _several_classes(params)
     return jnp.argmax(forward(params, X), axis=-1)
 
 
@@ -200,6 +206,9 @@ def fit(
     n = _check.examples(X=X, y=y)
     w = _check.per_example_weights(weights, (n,), params.layers[0].W.dtype)
     _check.finite("X", X, w)
+    # Labels and shapes are refused here, where their values can be seen: the loop can only mark them with NaN.
+    network, _ = _network(params, loss)
+    network.loss.forward(jnp.zeros((n, params.layers[-1].b.shape[0]), params.layers[0].W.dtype), y, weights=w)
     if batch_size is not None:
         batch_size = min(batch_size, n)
         key = jax.random.key(0) if key is None else key
@@ -224,6 +233,11 @@ def _objective(name: Loss) -> Callable[..., tuple[Array, Params]]:
         return value_and_gradient(params, X, y, loss=name, weights=weights)
 
     return objective
+
+
+def _several_classes(params: Params) -> None:
+    if params.layers[-1].b.shape[0] < 2:
+        raise ValueError("This network has one output, so it has no classes; use forward, with a sigmoid for p.")
 
 
 def _network(params: Params, loss: Loss) -> tuple[backprop.Chain, list[Array]]:

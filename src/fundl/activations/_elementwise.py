@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fundl import _precise
+from fundl import _check, _precise
 from fundl._types import Array, ArrayLike
 from fundl.activations._inputs import backward, forward
 
@@ -282,7 +282,7 @@ _GELU_SATURATED = 64.0  # beyond it Phi and sigma(2u) are exactly 0 or 1, and po
 
 
 def _option(value: ArrayLike, v: Array) -> Array:
-    return jnp.asarray(value).astype(v.dtype)
+    return _check.scalar("an option of an activation", value).astype(v.dtype)
 
 
 def _normal_cdf(v: Array) -> Array:

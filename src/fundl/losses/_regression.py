@@ -137,5 +137,5 @@ def _per_example(x: Array) -> Array:
 
 def _clip(r: Array, delta: ArrayLike) -> Array:
     _check.positive("delta", delta)
-    delta = jnp.asarray(delta).astype(r.dtype)
+    delta = _check.scalar("delta", delta).astype(r.dtype)
     return jnp.clip(r, -delta, delta)

@@ -176,7 +176,8 @@ class Examiner:
         bench = self.bench
         report.points, report.skipped = int(bench.ok.sum()), int((~bench.ok).sum())
         if not bench.ok.any():
-            report.notes.append("f has no finite value at any point: nothing was checked; give a domain=")
+            nothing = "has no finite value at any point, so nothing was checked: give arguments in its domain"
+            report.failures.append(Failure("the function", "domain", nothing))
             return
         try:
             given = bench.given(compute)
