@@ -19,6 +19,13 @@ FEW, MANY, VERY_MANY = 5, 100, 3000  # the tolerances are the same for both
 EDGES = [pytest.param(r, e, id=f"{r}-{i}") for r in ROWS for i, e in enumerate(r.edges)]
 
 rows = pytest.mark.parametrize("row", ROWS, ids=str)
+# Variants that go through the same lines of code as another row meet the transforms in the slow suite only.
+SAME_LINES = ("alpha", "targets", "vectors", "delta", "vector", "axis=1")
+transformed = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[pytest.mark.slow] if row.variant in SAME_LINES else []) for row in ROWS],
+    ids=str,
+)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 
 
@@ -73,17 +80,17 @@ def test_wrong_cotangent(row: Row) -> None:
     laws.refuses_a_wrong_cotangent(row)
 
 
-@rows
+@transformed
 def test_jit(row: Row) -> None:
     laws.jit_changes_nothing(row)
 
 
-@rows
+@transformed
 def test_vmap(row: Row) -> None:
     laws.vmap_is_a_loop(row)
 
 
-@rows
+@transformed
 def test_forward_mode(row: Row) -> None:
     laws.forward_mode_agrees(row)
 
