@@ -198,14 +198,9 @@ def _run(
             updates, opt_state = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, g), state.opt_state
         else:
             with _optax_promotion():
-                updates, opt_state = optax.with_extra_args_support(transformation).update(
-                    g,
-                    state.opt_state,
-                    state.params,
-                    value=J,
-                    grad=g,
-                    value_fn=lambda p: _evaluate(functions, p, batch)[0],
-                )
+                extra = {"value": J, "grad": g, "value_fn": lambda p: _evaluate(functions, p, batch)[0]}
+                advanced = optax.with_extra_args_support(transformation)
+                updates, opt_state = advanced.update(g, state.opt_state, state.params, **extra)
         finite = jnp.isfinite(J) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
         code = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
         if stops:
@@ -269,9 +264,6 @@ def _run_with_progress(
     print(f"\r{line}   " if sys.stderr.isatty() else line, file=sys.stderr)
     histories, norms = (jnp.concatenate(p) for p in zip(*parts, strict=True))
     return state, histories, norms, code
-
-
-# ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
 def _value_and_gradient(
