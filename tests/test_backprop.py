@@ -202,13 +202,14 @@ def test_a_wrong_gradient_of_a_parameter_is_found_where_it_is(which: int):
 
 @pytest.mark.parametrize("name", sorted(_from_output.BACKWARD))
 def test_derivative_from_the_output_is_that_from_the_input(name: str):
-    """Absolute error of a unit of rounding everywhere; relative too where the derivative is a stable function of a."""
+    """Absolute error of a few units of rounding everywhere; relative too where the derivative is a stable function of a."""
     x = jnp.asarray(np.concatenate([np.linspace(-30, 30, 601), [-700.0, 700.0, 0.0]]))
     dy = jnp.ones_like(x)
     want = getattr(activations, f"{name}_backward")(dy, x)
     got = _from_output.BACKWARD[name](dy, getattr(activations, name)(x))
     eps = np.finfo(np.float64).eps
-    np.testing.assert_allclose(got, want, rtol=0, atol=4 * eps)
+    # XLA's tanh is off by up to 3 units in its last place, which 1 - a^2 doubles.
+    np.testing.assert_allclose(got, want, rtol=0, atol=8 * eps)
     if name in ("relu", "leaky_relu", "softplus", "log_sigmoid"):
         np.testing.assert_allclose(got, want, rtol=8 * eps, atol=0)
 
