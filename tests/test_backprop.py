@@ -202,7 +202,7 @@ def test_a_wrong_gradient_of_a_parameter_is_found_where_it_is(which: int):
 
 @pytest.mark.parametrize("name", sorted(_from_output.BACKWARD))
 def test_derivative_from_the_output_is_that_from_the_input(name: str):
-    """Absolute error of a few units of rounding everywhere; relative too where the derivative is a stable function of a."""
+    """A few units of rounding everywhere; relative too where the derivative is a stable function of a."""
     x = jnp.asarray(np.concatenate([np.linspace(-30, 30, 601), [-700.0, 700.0, 0.0]]))
     dy = jnp.ones_like(x)
     want = getattr(activations, f"{name}_backward")(dy, x)
