@@ -19,17 +19,16 @@ _MANIFEST = "__manifest__"
 def save(path: str | os.PathLike[str], tree: Any) -> None:
     """Write the arrays of `tree` (parameters, a Fit, a descent State) to one .npz file.
 
-        Each array is stored under its path in the tree, such as `layers/0/W`. bfloat16 and random keys, which numpy's
-        format does not know, are stored as their bits beside their type. The file appears whole or not at all.
-        Errors: TypeError for a leaf that is not an array of numbers.
+    Each array is stored under its path in the tree, such as `layers/0/W`. bfloat16 and random keys, which numpy's
+    format does not know, are stored as their bits beside their type. The file appears whole or not at all.
+    Errors: TypeError for a leaf that is not an array of numbers.
 
-        >>> import tempfile
-    import zipfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(f"{folder}/params.npz", {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.zeros(())})
-        ...     again = load(f"{folder}/params.npz")
-        >>> print(again["w"].dtype, again["w"], again["b"])
-        bfloat16 [1 1] 0.0
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/params.npz", {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.zeros(())})
+    ...     again = load(f"{folder}/params.npz")
+    >>> print(again["w"].dtype, again["w"], again["b"])
+    bfloat16 [1 1] 0.0
     """
     arrays: dict[str, Any] = {}
     manifest: dict[str, dict[str, str]] = {}
