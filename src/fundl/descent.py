@@ -157,7 +157,6 @@ def minimize(
         with _optax_promotion():
             opt_state = () if transformation is None else transformation.init(params)
         state = State(params, opt_state, jnp.zeros((), jnp.int32), None if batch_size is None else key)
-
     elif batch_size is not None and state.key is None:
         state = dataclasses.replace(state, key=key)
 
@@ -187,12 +186,8 @@ def _run(
 ) -> tuple[State, Array, Array, Array]:
     """`steps` updates in one program: the state reached, the loss and gradient norm of each step, the status code."""
 
-    def update(state: State, order: Array | None) -> tuple[State, Array, Array, Array]:
-        batch = data if batch_size is None else _batch(data, order, state.step, batch_size)
-        J, g = _evaluate(functions, state.params, batch)
-        if J.ndim:
-            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
-        norm = optax.tree.norm(g).astype(J.dtype)
+    def update(state: State, g: Any, J: Array, batch: tuple[Array, ...]) -> tuple[State, Array]:
+        """The state after one update, and its code; an update that is not finite leaves the parameters as they are."""
         if transformation is None:
             rate = jnp.asarray(eta)
             updates, opt_state = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, g), state.opt_state
@@ -201,30 +196,40 @@ def _run(
                 extra = {"value": J, "grad": g, "value_fn": lambda p: _evaluate(functions, p, batch)[0]}
                 advanced = optax.with_extra_args_support(transformation)
                 updates, opt_state = advanced.update(g, state.opt_state, state.params, **extra)
-        finite = jnp.isfinite(J) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+        finite = jnp.isfinite(optax.tree.norm(updates))
+        moved = optax.apply_updates(state.params, updates)
+        params = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state.params)
         code = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
-        if stops:
-            code = jnp.where(finite & (norm <= jnp.asarray(tol).astype(norm.dtype)), jnp.int32(Status.converged), code)
-        go = code == Status.max_steps
-        new = State(optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.key)
-        return _select(go, new, state), J, norm, code
+        return State(params, opt_state, state.step + finite.astype(jnp.int32), state.key), code
 
     def advance(carry: Any) -> tuple[Any, tuple[Array, Array]]:
         state, order, code = carry
         if batch_size is not None:
             order = _order(data, order, state, batch_size)
+        batch = data if batch_size is None else _batch(data, order, state.step, batch_size)
+        J, g = _evaluate(functions, state.params, batch)
+        if J.ndim:
+            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
+        norm = optax.tree.norm(g).astype(J.dtype)
+        finite = jnp.isfinite(J) & jnp.isfinite(norm)
+        found = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
+        if stops:
+            converged = finite & (norm <= jnp.asarray(tol).astype(norm.dtype))
+            found = jnp.where(converged, jnp.int32(Status.converged), found)
+        # A branch, since choosing between the new and the old state entry by entry would read and write all of it
+        # once more. Under vmap it becomes that choice, and a finished lane keeps its state.
         running = code == Status.max_steps
-        new, J, norm, new_code = update(state, order)
-        # A finished lane of a vmap keeps its state, and every step after a stop leaves NaN in the history.
-        state = _select(running, new, state)
-        missing = jnp.full_like(J, jnp.nan)
-        entries = jnp.where(running, J, missing), jnp.where(running, norm, missing)
-        return (state, order, jnp.where(running, new_code, code)), entries
+        found = jnp.where(running, found, code)
+        state, code = jax.lax.cond(
+            found == Status.max_steps, lambda s: update(s, g, J, batch), lambda s: (s, found), state
+        )
+        missing = jnp.full_like(J, jnp.nan)  # what every step after a stop leaves in the history
+        return (state, order, code), (jnp.where(running, J, missing), jnp.where(running, norm, missing))
 
     dtype = jax.eval_shape(lambda p: _evaluate(functions, p, data)[0], state.params).dtype
     order = None
     if batch_size is not None:
-        order = _permutation(data, state, data[0].shape[0] // batch_size)
+        order = _order(data, None, state, batch_size)
     carry = state, order, jnp.int32(Status.max_steps)
     if not stops:
         (state, _, code), (history, norms) = jax.lax.scan(lambda c, _: advance(c), carry, length=steps)
@@ -295,25 +300,18 @@ def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Ar
     return jnp.asarray(J), g
 
 
-def _select(go: Array, new: Any, old: Any) -> Any:
-    """`new` where `go`, else `old`, leaf by leaf."""
-
-    def leaf(a: Any, b: Any) -> Any:
-        return b if a is b else jnp.where(go, a, b)
-
-    return jax.tree.map(leaf, new, old)
-
-
-def _permutation(data: tuple[Array, ...], state: State, batches: int) -> Array:
-    """The order of the rows in the epoch that `state.step` belongs to; it depends on the key and the epoch alone."""
-    assert state.key is not None
-    return jax.random.permutation(jax.random.fold_in(state.key, state.step // batches), data[0].shape[0])
-
-
 def _order(data: tuple[Array, ...], order: Array | None, state: State, batch_size: int) -> Array:
-    batches = data[0].shape[0] // batch_size
+    """The order of the rows in this epoch, made anew as one begins; it depends on the key and the epoch alone.
+
+    Without an `order` the loop has not begun: in the middle of an epoch it is made, at its beginning the loop will.
+    """
+    assert state.key is not None
+    n = data[0].shape[0]
+    epoch, begun = state.step // (n // batch_size), state.step % (n // batch_size) > 0
+    rows = jnp.arange(n, dtype=jnp.int32)
+    kept, made = (rows, begun) if order is None else (order, ~begun)
     return jax.lax.cond(
-        state.step % batches == 0, lambda: _permutation(data, state, batches), lambda: jnp.asarray(order)
+        made, lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), rows), lambda _: kept, state.key
     )
 
 
