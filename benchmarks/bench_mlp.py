@@ -1,8 +1,10 @@
-"""One training step and one epoch of a network 784-256-128-10, batch 128, Adam: fundl against its rivals.
+"""Networks: one training step against other libraries, and the gradient by hand against autodiff of the same network.
 
     python -m benchmarks.bench_mlp
 
-All start from the same parameters, see the same batches in the same order, and must reach the same loss.
+The training step is one of a network 784-256-128-10, batch 128, Adam; all start from the same parameters, see the same
+batches in the same order, and must reach the same loss. The gradients are compared for several depths, widths, batch
+sizes and activations, 20 steps of plain gradient descent in one program each.
 """
 
 import argparse
@@ -21,6 +23,10 @@ from benchmarks import stopwatch
 from fundl import descent, mlp
 
 SIZES, BATCH, RATE = (784, 256, 128, 10), 128, 1e-3
+GRADIENTS = [
+    (SIZES, 128, "relu"), (SIZES, 128, "gelu"), (SIZES, 1024, "tanh"), ((784, 1024, 1024, 10), 256, "relu"),
+    ((64, 64, 64, 64, 64, 64, 10), 512, "elu"), ((64, 256, 10), 4096, "sigmoid"), ((256, 512, 10), 64, "silu"),
+]  # fmt: skip
 
 
 def problem(rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +61,7 @@ def _ordered(optimizer: Any, params: mlp.Params, data: Any, steps: int) -> Any:
 def jax_loop(step: Callable[..., Any], state: Any, X: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     """What a user of a JAX library writes: a jitted step with donated state, called from a Python loop."""
     X, y = jnp.asarray(X), jnp.asarray(y)
-    order = jax.random.permutation(jax.random.fold_in(jax.random.key(0), 0), len(X))
+    order = descent._permutation(jax.random.key(0), 0, len(X))
     batches = np.asarray(order)[: len(X) // BATCH * BATCH].reshape(-1, BATCH)
 
     def epoch() -> Any:
@@ -123,7 +129,7 @@ def with_equinox(params: mlp.Params, X: np.ndarray, y: np.ndarray) -> Callable[[
 def with_torch(params: mlp.Params, X: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     import torch
 
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.key(0), 0), len(X)))
+    order = np.asarray(descent._permutation(jax.random.key(0), 0, len(X)))
     batches = torch.from_numpy(order[: len(X) // BATCH * BATCH].reshape(-1, BATCH).astype(np.int64))
     inputs, labels = torch.from_numpy(X), torch.from_numpy(y.astype(np.int64))
 
@@ -144,7 +150,7 @@ def with_torch(params: mlp.Params, X: np.ndarray, y: np.ndarray) -> Callable[[],
             J.backward()
             optimizer.step()
         assert J is not None
-        return None, float(J)
+        return None, J.detach()
 
     return epoch
 
@@ -183,7 +189,54 @@ def run(rows: int = 12800, repeats: int = 7) -> dict[str, Any]:
         "missing": missing,
         "results": results,
         "fundl over the best rival": None if best is None else best["ratio"],
+        "gradients": gradients(),
     }
+
+
+def descend(value_and_gradient: Callable[..., Any], steps: int = 20) -> Callable[..., Any]:
+    """`steps` steps of gradient descent in one program, so that the call itself weighs little."""
+
+    @jax.jit
+    def run(params: Any, X: Any, y: Any) -> Any:
+        def step(p: Any, _: Any) -> Any:
+            J, g = value_and_gradient(p, X, y)
+            return jax.tree.map(lambda v, d: v - RATE * d, p, g), J
+
+        return jax.lax.scan(step, params, length=steps)
+
+    return run
+
+
+def gradients(repeats: int = 15) -> list[dict[str, Any]]:
+    """Time, operations and temporary memory of the gradient by hand, each over those of jax.value_and_grad."""
+    automatic = jax.value_and_grad(mlp.loss)
+    found = []
+    for sizes, n, activation in GRADIENTS:
+        params = mlp.init(jax.random.key(0), sizes, activation=activation, dtype=jnp.float32)
+        X = jax.random.normal(jax.random.key(1), (n, sizes[0]), jnp.float32)
+        y = jnp.arange(n) % sizes[-1]
+        costs = []
+        for f in (mlp.value_and_gradient, automatic):
+            compiled = jax.jit(f).lower(params, X, y).compile()
+            costs.append((compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes))
+        by_hand, by_autodiff = descend(mlp.value_and_gradient), descend(automatic)
+        times = stopwatch.interleave(
+            {
+                "by hand": lambda f=by_hand, a=(params, X, y): f(*a),
+                "auto": lambda f=by_autodiff, a=(params, X, y): f(*a),
+            },
+            repeats=repeats,
+        )
+        found.append(
+            {
+                "network": f"{'-'.join(map(str, sizes))} {activation}",
+                "batch": n,
+                "time": stopwatch.ratio(times["by hand"], times["auto"]),
+                "operations": costs[0][0] / costs[1][0],
+                "memory": costs[0][1] / max(costs[1][1], 1),
+            }
+        )
+    return found
 
 
 def main() -> None:
@@ -195,6 +248,9 @@ def main() -> None:
     found = run(args.rows, args.repeats)
     rows = [(r["name"], r["step_ms"], r["epoch_s"], r["ratio"], r["loss"]) for r in found["results"]]
     print(stopwatch.table(rows, ("", "ms a step", "s an epoch", "fundl / this", "loss reached")))
+    rows = [tuple(g.values()) for g in found["gradients"]]
+    print("\nthe gradient by hand over jax.value_and_grad of the same network")
+    print(stopwatch.table(rows, ("network", "batch", "time", "operations", "temporary memory")))
     for line in found["missing"]:
         print("left out:", line)
     if args.json:

@@ -18,6 +18,11 @@ def mlp(found: dict[str, Any]) -> str:
     lines.append("|---|---|---|---|")
     for r in found["results"]:
         lines.append(f"| {r['name']} | {r['step_ms']:.2f} | {r['ratio']:.2f} | {r['loss']:.4f} |")
+    lines += ["", "The gradient by hand over `jax.value_and_grad` of the same network:", ""]
+    lines += ["| | batch | time | operations | temporary memory |", "|---|---|---|---|---|"]
+    for g in found["gradients"]:
+        ratios = " | ".join(f"{g[key]:.2f}" for key in ("time", "operations", "memory"))
+        lines.append(f"| {g['network']} | {g['batch']} | {ratios} |")
     return "\n".join(lines)
 
 

@@ -310,9 +310,13 @@ def _order(data: tuple[Array, ...], order: Array | None, state: State, batch_siz
     epoch, begun = state.step // (n // batch_size), state.step % (n // batch_size) > 0
     rows = jnp.arange(n, dtype=jnp.int32)
     kept, made = (rows, begun) if order is None else (order, ~begun)
-    return jax.lax.cond(
-        made, lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), rows), lambda _: kept, state.key
-    )
+    return jax.lax.cond(made, lambda key: _permutation(key, epoch, n), lambda _: kept, state.key)
+
+
+def _permutation(key: Array, epoch: ArrayLike, n: int) -> Array:
+    """0..n-1 in random order; jax.random.permutation sorts once more for the rare ties of keys: three steps' time."""
+    bits = jax.random.bits(jax.random.fold_in(key, epoch), (n,), jnp.uint32)
+    return jax.lax.sort_key_val(bits, jnp.arange(n, dtype=jnp.int32), is_stable=False)[1]
 
 
 def _batch(data: tuple[Array, ...], order: Array | None, step: Array, batch_size: int) -> tuple[Array, ...]:
