@@ -56,6 +56,7 @@ class Examiner:
             raise ValueError(f"kink must be one of {_KINKS} or None; got {kink!r}.")
         if reference not in ("auto", "autodiff", "differences"):
             raise ValueError(f"reference must be 'auto', 'autodiff' or 'differences'; got {reference!r}.")
+        start = time.perf_counter()
         self.f, self.args, self.kink, self.reference, self.seed = f, tuple(args), kink, reference, seed
         self.arguments = Arguments(f, args, wrt=wrt, fixed=fixed)
         self.engine = Engine(f, self.args, self.arguments, has_aux)
@@ -65,8 +66,11 @@ class Examiner:
         values = [leaf.value for leaf in self.arguments.leaves]
         self.budget = budget
         self.bench = self._bench(values, self.engine.shapes, budget)
+        if not self.bench.ok[:1].all():
+            f(*args)  # no value at the arguments given: f may say why, and better
         self._others: list[tuple[str, Bench]] | None = None
         self._kept: dict[int, Callable[..., Any]] = {}
+        self._preparation = time.perf_counter() - start
 
     def keep(self, backward: Callable[..., Any]) -> None:
         """Keep what is compiled for a rule that will be checked at many arguments; see `at`."""
@@ -153,7 +157,7 @@ class Examiner:
         self, backward: Callable[..., Any], name: str = "", own_value: Callable[[list[Any]], list[Any]] | None = None
     ) -> Report:
         """Examine one rule; own_value is the forward that the rule comes with, where it has one."""
-        start = time.perf_counter()
+        start, self._preparation = time.perf_counter() - self._preparation, 0.0
         name = name or getattr(backward, "__name__", "rule").removesuffix("_backward")
         report = Report(name, notes=list(self.notes))
         report.failures += check_structure(self.engine, self.args, backward, own_value)

@@ -144,8 +144,8 @@ class Bench:
         """Differences of <dy, f> along the entries `where` (P, E) of each point, and their errors."""
         x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
         h = steps(x)
-        right, left, noise = self._slopes(stacks, dys, where, h)
-        return extrapolate((right + left) / 2, noise, h)
+        slopes, noise = self._slopes(stacks, dys, where, h)
+        return extrapolate(slopes, noise, h)
 
     def _slopes(self, stacks: Arrays, dys: Arrays, where: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
         chunk = int(np.clip(2_000_000 // (where.shape[1] * h.shape[-1] * self.size), 1, 64))
@@ -202,12 +202,11 @@ class Bench:
             h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
             # For small arrays a step as often as there are levels, to run the program that is compiled already.
             many = np.repeat(h[..., None], LEVELS if self.size <= _LARGE else 1, axis=-1)
-            right, left, noise = (v[:, 0, 0] for v in self._slopes(stacks, dys, where, many))
-            near = ((right + left) / 2).reshape(len(p), self.samples)
+            near, noise = (v[:, 0, 0].reshape(len(p), -1) for v in self._slopes(stacks, dys, where, many))
             with np.errstate(all="ignore"):
                 # Slopes lost in the rounding of f say nothing.
                 top = 0.01 * self.leaf_max(self.gradients[p])[np.arange(len(p)), e][:, None]
-                near = np.where(noise.reshape(near.shape) > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
+                near = np.where(noise > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
         elif self.size > _LARGE:
             # Only the entry asked for comes back: whole gradients of large arrays would take the time.
             stacks, dys, moves = self._moved(p, 2.0**-26)
