@@ -93,7 +93,8 @@ class Bench:
         """The largest term of <dy, f> at each point, (P, 1): what can cancel in a gradient is about as large."""
         with np.errstate(all="ignore"):
             terms = [np.abs(dy * v).reshape(len(dy), -1) for dy, v in zip(self.dys, self.outputs, strict=True)]
-        return np.concatenate([np.where(np.isfinite(t), t, 0) for t in terms], axis=1).max(axis=1, keepdims=True)
+        finite = np.concatenate([np.where(np.isfinite(t), t, 0) for t in terms], axis=1)
+        return finite.max(axis=1, keepdims=True, initial=0.0)
 
     def where(self, entry: int) -> tuple[int, tuple[int, ...]]:
         """The number of the differentiable leaf that holds an entry, and the index within it."""
@@ -113,6 +114,15 @@ class Bench:
             magnitude[:, a:b].max(axis=1, initial=0) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)
         ]
         return np.repeat(np.stack(tops, axis=1), self.sizes, axis=1)
+
+    def usual(self) -> np.ndarray:
+        """How large each leaf's gradient would be at each point if it were as at ordinary points: (P, entries)."""
+        heights = np.max([np.abs(dy).reshape(len(dy), -1).max(axis=1, initial=0) for dy in self.dys], axis=0)
+        ordinary = self.ok & (heights > 0) & [k in ("as given", "ordinary values") for k in self.points.kinds]
+        if not ordinary.any():
+            return np.zeros(self.gradients.shape)
+        tops = self.leaf_max(self.gradients)[ordinary] / heights[ordinary, None]
+        return np.median(tops, axis=0)[None] * heights[:, None]
 
     def tolerance(self, gradients: np.ndarray, eps: float = np.finfo(np.float64).eps) -> np.ndarray:
         """What rounding can explain, per entry; no term grows with the number of entries.
