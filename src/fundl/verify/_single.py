@@ -21,7 +21,8 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
     """The rule in float32 at the points that float32 holds exactly.
 
     Allowed: 64 units of rounding of the entry, a few of a gradient of usual size, 64 times what rounding the inputs
-    moves it, and 16 times the error that autodiff makes in float32 at the same point. Comparing with the rule's own shadow keeps kinks out of it.
+    moves it, and 16 times the error that autodiff makes in float32 at the same point. Comparing with the rule's own
+    shadow keeps kinks out of it.
     """
     exact = [flat(group) for group in (bench.points.stacks, bench.dys)]
     keep = bench.ok & np.all([(x == x.astype(np.float32)).all(axis=1) for x in exact], axis=0)
