@@ -7,10 +7,12 @@ import inspect
 import itertools
 import json as json_module
 import math
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -21,6 +23,8 @@ from fundl.verify._report import Failure, Report
 from fundl.verify._rules import check_custom_vjp, check_rule
 
 __all__ = ["check_cases", "parse_shapes", "run"]
+
+JOBS = min(4, os.cpu_count() or 1)  # threads of a command line
 
 Case = tuple[str, Callable[..., Any], Callable[..., Any] | None, Sequence[Any], dict[str, Any]]
 
@@ -38,28 +42,31 @@ def run(targets: list[str], *, json: bool = False, shapes: str | None = None, qu
     except (ImportError, AttributeError, ValueError) as error:
         print(f"fundl verify: {error}", file=sys.stderr)
         return 2
-    return check_cases(cases, json=json, quiet=quiet)
+    return check_cases(cases, json=json, quiet=quiet, jobs=JOBS)
 
 
-def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False) -> int:
+def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False, jobs: int = 1) -> int:
     """Check (label, f, backward, args, options) one by one; a backward of None means f's own custom rule.
 
-    Prints progress, each failing report, and a table (with json, one JSON object instead). Returns 0 or 1.
+    Prints progress, each failing report, and a table; with json one JSON object instead, with quiet the failing
+    reports and the count alone. jobs threads work at once (most of the time is the compiler's); settings of jax that
+    hold in a `with` block reach only the first, so more than one is for programs without such. Returns 0 or 1.
+
+    >>> import jax.numpy as jnp
+    >>> cases = [("sine", jnp.sin, lambda dy, x: dy * jnp.cos(x), (jnp.ones(3),), {})]
+    >>> check_cases(cases, quiet=True)  # doctest: +ELLIPSIS
+    1 of 1 rules right, ...
+    0
     """
     cases = list(cases)
     start, reports = time.perf_counter(), []
     show_progress = sys.stderr.isatty() and not quiet
-    for i, (label, f, backward, args, options) in enumerate(cases):
-        if show_progress:
-            print(f"\r\033[K[{i + 1}/{len(cases)}] {label}", end="", file=sys.stderr, flush=True)
-        try:
-            report = check_custom_vjp(f, *args, **options) if backward is None else check_rule(
-                f, backward, *args, **options)  # fmt: skip
-        except Exception as error:  # the function itself failed at these inputs: one bad case must not hide the rest
-            report = Report(label)
-            report.failures.append(Failure("the function", "raises", f"raises {type(error).__name__}: {error}"))
-        report.name = label
-        reports.append(report)
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        found = pool.map(_report, cases) if jobs > 1 else map(_report, cases)
+        for i, (label, *_) in enumerate(cases):
+            if show_progress:
+                print(f"\r\033[K[{i + 1}/{len(cases)}] {label}", end="", file=sys.stderr, flush=True)
+            reports.append(next(found))
     if show_progress:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - start
@@ -69,6 +76,19 @@ def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = Fals
     else:
         print(_table(reports, seconds, quiet))
     return 0 if all(r.ok for r in reports) else 1
+
+
+def _report(case: Case) -> Report:
+    label, f, backward, args, options = case
+    try:
+        report = (
+            check_custom_vjp(f, *args, **options) if backward is None else check_rule(f, backward, *args, **options)
+        )
+    except Exception as error:  # the function itself failed at these inputs: one bad case must not hide the rest
+        report = Report(label)
+        report.failures.append(Failure("the function", "raises", f"raises {type(error).__name__}: {error}"))
+    report.name = label
+    return report
 
 
 def parse_shapes(text: str) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class Evidence:
     bench: Bench
     given: np.ndarray
     off: np.ndarray
+    compute: Callable[..., Any]
+
+    def rule(self, stacks: list[np.ndarray], dys: list[np.ndarray]) -> np.ndarray:
+        """What the rule gives for other cotangents or arguments, (P, entries)."""
+        return flat(self.engine.run(self.compute, self.compute, [stacks, dys], np.float64, self.bench.chunk))
 
     def reference(self, stacks: list[np.ndarray], dys: list[np.ndarray]) -> np.ndarray:
         """The true gradients for other cotangents or labels, (P, entries)."""
@@ -122,6 +128,7 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
     yield from _cotangent_causes(evidence, usual, slice(a, b), cases[0].tolerance)
     yield from structural_causes(cases)
     yield from _label_causes(evidence, usual, slice(a, b))
+    yield from _dependence_causes(evidence, usual, slice(a, b))
     yield from some_entries(cases, few=False)
 
 
@@ -222,6 +229,32 @@ def _label_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterato
             if _common_factor(given, evidence.reference(stacks, dys)[:, mine], 1e-7) == 1:
                 yield "label", text
                 return
+
+
+def _dependence_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterator[tuple[str, str]]:
+    """Not linear in the cotangent, or blind to an argument that the true gradient depends on."""
+    bench, engine = evidence.bench, evidence.engine
+    stacks, dys = bench.pick(bench.points.stacks, usual), bench.pick(bench.dys, usual)
+    given, truth = evidence.given[usual, mine], bench.gradients[usual, mine]
+
+    def differs(x: np.ndarray, y: np.ndarray) -> bool:
+        with np.errstate(all="ignore"):
+            return bool(np.nanmax(np.abs(x - y), initial=0.0) > 1e-6 * np.nanmax(np.abs(y), initial=0.0))
+
+    if differs(evidence.rule(stacks, [2 * dy for dy in dys])[:, mine], 2 * given):
+        yield "nonlinear", "not linear in the cotangent: twice dy does not give twice the gradient"
+        return
+    rng = np.random.default_rng(0)
+    for k, leaf in enumerate(engine.arguments.leaves):
+        if not leaf.floating:
+            continue
+        moved = [x * rng.uniform(0.9, 1.1, x.shape) if i == k else x for i, x in enumerate(stacks)]
+        if differs(evidence.reference(moved, dys)[:, mine], truth) and np.array_equal(
+            evidence.rule(moved, dys)[:, mine], given
+        ):
+            why = "a term in it is missing, or the rule uses an array from outside"
+            yield "independent", f"it does not depend on {leaf.name}, and should: {why}"
+            return
 
 
 def _seen_at(evidence: Evidence, a: int, b: int, where: list[tuple[int, int]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,26 @@ UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 # Most of the time of a check goes into compiling, and the programs run too little to earn back an optimised one.
 # The rule as its user compiles it is run in `_structure`.
-_FAST_COMPILE = {"xla_backend_optimization_level": 0}
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+@functools.cache
+def quick_compile() -> dict[str, Any]:
+    """The options of `_QUICK` that the installed compiler knows."""
+
+    def known(option: str, value: Any) -> bool:
+        try:
+            jax.jit(lambda x: x + 1, compiler_options={option: value}).lower(np.float32(0)).compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {option: value for option, value in _QUICK.items() if known(option, value)}
+
 
 Arrays = list[np.ndarray]
 Compute = Callable[[list[Any], list[Any]], Any]
@@ -38,7 +58,10 @@ class Engine:
     def __init__(self, f: Callable[..., Any], args: Sequence[Any], arguments: Arguments, has_aux: bool) -> None:
         self.f, self.arguments, self.has_aux = f, arguments, has_aux
         self._compiled: dict[Any, Any] = {}
-        out = f(*args)
+        try:
+            out = jax.eval_shape(lambda live: f(*arguments.build(live)), arguments.take(args))
+        except Exception:  # f needs concrete values, or returns what is no array, or is wrong: then it says so itself
+            out = f(*args)
         if has_aux:
             if not (isinstance(out, tuple) and len(out) == 2):
                 raise TypeError("has_aux=True needs f to return a pair (output, aux).")
@@ -100,9 +123,9 @@ class Engine:
         return compute
 
     def differences(self, leaves: list[Any], dys: list[Any], where: Any, steps: Any) -> Any:
-        """Slopes of <dy, f> right and left of one entry for each step, and the rounding error of each.
+        """Central slopes of <dy, f> along one entry for each step, and the rounding error of each.
 
-        `where` numbers the entries of all differentiable leaves laid end to end; (E,) by (E, L) gives three (E, L).
+        `where` numbers the entries of all differentiable leaves laid end to end; (E,) by (E, L) gives two (E, L).
         """
         mine = self.arguments.differentiable
         sizes = [int(np.prod(jnp.shape(leaves[k]))) for k in mine]
@@ -116,22 +139,26 @@ class Engine:
                 start += n
             return [v.astype(flat.dtype) for v in self.values(full)]
 
-        here = at(flat)
+        concrete = not isinstance(flat, jax.core.Tracer)
+
+        def both(sides: Any) -> list[Any]:
+            if concrete:  # f needs concrete values
+                return [jnp.stack(v) for v in zip(*[at(x) for x in sides], strict=True)]
+            return jax.vmap(at)(sides)
 
         def slope(pair: tuple[Any, Any]) -> Any:
             i, h = pair
-            up, down = flat.at[i].add(h), flat.at[i].add(-h)
-            right = left = noise = jnp.zeros((), flat.dtype)
-            for dy, a, b, c in zip(dys, at(up), here, at(down), strict=True):
+            sides = jnp.stack([flat.at[i].add(h), flat.at[i].add(-h)])
+            total = noise = jnp.zeros((), flat.dtype)
+            for dy, v in zip(dys, both(sides), strict=True):
                 # A cotangent of zero hides an output, even an infinite one.
                 live = dy != 0
-                right += jnp.sum(jnp.where(live, dy * (a - b), 0))
-                left += jnp.sum(jnp.where(live, dy * (b - c), 0))
-                noise += jnp.sum(jnp.where(live, jnp.abs(dy) * (jnp.abs(a) + jnp.abs(b) + jnp.abs(c)), 0))
-            return right / (up[i] - flat[i]), left / (flat[i] - down[i]), eps * noise / h
+                total += jnp.sum(jnp.where(live, dy * (v[0] - v[1]), 0))
+                noise += jnp.sum(jnp.where(live, jnp.abs(dy) * (jnp.abs(v[0]) + jnp.abs(v[1])), 0))
+            return total / (sides[0, i] - sides[1, i]), 1.5 * eps * noise / h
 
         entries = jnp.repeat(where, steps.shape[1])
-        if not isinstance(flat, jax.core.Tracer):  # f needs concrete values
+        if concrete:
             rows = [slope(pair) for pair in zip(entries, jnp.ravel(steps), strict=True)]
             return [jnp.reshape(jnp.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
@@ -161,7 +188,7 @@ class Engine:
     def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int) -> Any:
         cache = (key, str(dtype), chunk, tuple(s.shape[1:] for s in part[0]))
         if cache not in self._compiled:
-            mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=_FAST_COMPILE)
+            mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=quick_compile())
             try:
                 result = self._call(mapped, part, chunk)
             except UNTRACEABLE:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
+from fundl.verify._arbitrate import Wrong, arbitrate
 from fundl.verify._arguments import Arguments
 from fundl.verify._diagnose import Evidence, diagnose
 from fundl.verify._engine import Engine
@@ -23,16 +23,6 @@ from fundl.verify._structure import check_structure
 __all__ = ["Examiner"]
 
 _KINKS = ("left", "right", "average", "zero")
-_JUDGED = 12  # entries arbitrated per leaf and kind of point
-
-
-@dataclass
-class Wrong:
-    """Entries of one bench that are wrong: (point, entry), the true value, and what judged it."""
-
-    where: list[tuple[int, int]] = field(default_factory=list)
-    truth: list[float] = field(default_factory=list)
-    kind: list[str] = field(default_factory=list)
 
 
 class Examiner:
@@ -56,6 +46,7 @@ class Examiner:
             raise ValueError(f"kink must be one of {_KINKS} or None; got {kink!r}.")
         if reference not in ("auto", "autodiff", "differences"):
             raise ValueError(f"reference must be 'auto', 'autodiff' or 'differences'; got {reference!r}.")
+        start = time.perf_counter()
         self.f, self.args, self.kink, self.reference, self.seed = f, tuple(args), kink, reference, seed
         self.arguments = Arguments(f, args, wrt=wrt, fixed=fixed)
         self.engine = Engine(f, self.args, self.arguments, has_aux)
@@ -65,8 +56,11 @@ class Examiner:
         values = [leaf.value for leaf in self.arguments.leaves]
         self.budget = budget
         self.bench = self._bench(values, self.engine.shapes, budget)
+        if not self.bench.ok[:1].all():
+            f(*args)  # no value at the arguments given: f may say why, and better
         self._others: list[tuple[str, Bench]] | None = None
         self._kept: dict[int, Callable[..., Any]] = {}
+        self._preparation = time.perf_counter() - start
 
     def keep(self, backward: Callable[..., Any]) -> None:
         """Keep what is compiled for a rule that will be checked at many arguments; see `at`."""
@@ -153,7 +147,7 @@ class Examiner:
         self, backward: Callable[..., Any], name: str = "", own_value: Callable[[list[Any]], list[Any]] | None = None
     ) -> Report:
         """Examine one rule; own_value is the forward that the rule comes with, where it has one."""
-        start = time.perf_counter()
+        start, self._preparation = time.perf_counter() - self._preparation, 0.0
         name = name or getattr(backward, "__name__", "rule").removesuffix("_backward")
         report = Report(name, notes=list(self.notes))
         report.failures += check_structure(self.engine, self.args, backward, own_value)
@@ -184,8 +178,8 @@ class Examiner:
         except Exception as error:
             report.failures.append(_raised(error, "float64 inputs"))
             return
-        wrong = self.judge(bench, given, compute, report)
-        report.failures += self._explain(bench, given, wrong)
+        wrong = arbitrate(bench, given, compute, self.kink, report)
+        report.failures += self._explain(bench, given, wrong, compute)
         report.judges = "differences of f" if bench.blackbox else "jax.vjp of f"
         if not wrong.where and not bench.blackbox:
             self._confirm(bench, given, report)
@@ -220,8 +214,8 @@ class Examiner:
                 failure.likely_cause = "a size is frozen into the rule: it works only for the shapes given"
                 report.failures.append(failure)
                 return
-            wrong = self.judge(bench, given, compute, Report(""))
-            for failure in self._explain(bench, given, wrong):
+            wrong = arbitrate(bench, given, compute, self.kink, Report(""))
+            for failure in self._explain(bench, given, wrong, compute):
                 failure.cause, failure.seen_at = "batch", f"{text}, {failure.seen_at}"
                 failure.likely_cause = (
                     "a size or an array of the first shapes is frozen into the rule"
@@ -230,114 +224,6 @@ class Examiner:
                 report.failures.append(failure)
             if report.failures:
                 return
-
-    def judge(self, bench: Bench, given: np.ndarray, compute: Callable[..., Any], report: Report) -> Wrong:
-        """The entries that are wrong, after arbitration; conventions and a wrong reference go to the report."""
-        truth, allowed = bench.gradients, bench.tolerance(bench.gradients)
-        wrong = Wrong()
-        with np.errstate(all="ignore"):
-            off = np.abs(given - truth) > allowed
-        finite_given, finite_truth = np.isfinite(given), np.isfinite(truth)
-        decided = np.isfinite(bench.errors) if bench.blackbox else np.ones(given.shape, bool)
-        bad = bench.ok[:, None] & finite_truth & ~finite_given & decided
-        chosen = _choose(bad, np.ones(given.shape), bench)
-        # An infinite gradient is right where differences are infinite too.
-        infinite = [i for i, pe in enumerate(chosen) if np.isinf(given[pe])]
-        steep = {chosen[i] for i, v in zip(infinite, bench.verdicts([chosen[i] for i in infinite]), strict=True)
-                 if not np.isfinite(v.error)}  # fmt: skip
-        for p, e in (pe for pe in chosen if pe not in steep):
-            wrong.where.append((p, e))
-            wrong.truth.append(float(truth[p, e]))
-            wrong.kind.append("not finite")
-        suspect = bench.ok[:, None] & finite_given & (off | ~finite_truth) & decided
-        with np.errstate(all="ignore"):
-            size = np.abs(given - truth) / allowed
-        chosen = _choose(suspect, np.where(np.isfinite(size), size, 1.0), bench)
-        verdicts = bench.verdicts(chosen)
-        own = bench.rounding(compute, chosen)
-        kinks: list[tuple[int, int, Verdict]] = []
-        for (p, e), v, noise in zip(chosen, verdicts, own, strict=True):
-            g, t = float(given[p, e]), float(truth[p, e])
-            slack = 4 * v.error + 4 * float(noise) + float(allowed[p, e] if finite_truth[p, e] else 0.0)
-            if v.kind == "smooth" and abs(g - v.value) > slack + 1e-9 * abs(v.value):
-                wrong.where.append((p, e))
-                wrong.truth.append(t if abs(t - v.value) <= slack else v.value)
-                wrong.kind.append("smooth")
-            elif v.kind == "smooth" and (not np.isfinite(t) or abs(t - v.value) > slack + 1e-9 * abs(v.value)):
-                text = self._reference_text(bench, p, e, g, t, v)
-                if len(report.reference) < 4 and not any(r.split(" at ")[0] == text.split(" at ")[0]
-                                                         for r in report.reference):  # fmt: skip
-                    report.reference.append(text)
-            elif v.kind == "kink":
-                reach = v.slack + slack
-                if not v.low - reach <= g <= v.high + reach or self._contradicts(g, v):
-                    wrong.where.append((p, e))
-                    wrong.truth.append(min(max(g, v.low), v.high))
-                    wrong.kind.append("kink")
-                else:
-                    kinks.append((p, e, v))
-        self._along_ties(bench, given, kinks, wrong)
-        if not wrong.where:
-            report.conventions += self._conventions(bench, given, kinks)
-        return wrong
-
-    def _reference_text(self, bench: Bench, p: int, e: int, g: float, t: float, v: Verdict) -> str:
-        leaf, index = bench.where(e)
-        name = self.arguments.leaves[self.arguments.differentiable[leaf]].name
-        at = bench.entries()[p, e] + 0.0
-        return (
-            f"jax.grad of f is wrong in {name} at {at:.6g} ({bench.points.kinds[p]}, index {list(index)}): "
-            f"it gives {t:.9g}, differences {v.value:.9g}, the rule {g:.9g}"
-        )
-
-    def _contradicts(self, g: float, v: Verdict) -> bool:
-        if self.kink is None or np.isnan(v.left):
-            return False
-        declared = {"left": v.left, "right": v.right, "average": (v.left + v.right) / 2, "zero": 0.0}[self.kink]
-        return abs(g - declared) > 1e-3 * (v.high - v.low)
-
-    def _along_ties(self, bench: Bench, given: np.ndarray, kinks: list[tuple[int, int, Verdict]], wrong: Wrong) -> None:
-        """At a tie the entries must fit together too: along the whole tied set the slope has its own interval."""
-        if bench.blackbox:
-            return
-        for p in list(dict.fromkeys(p for p, _, _ in kinks))[:6]:
-            near, _ = bench.nearby_all(np.array([p]))
-            near = near[0][np.isfinite(near[0]).all(axis=1)]
-            if len(near) < 8:
-                continue
-            width = np.ptp(near, axis=0)
-            top = np.abs(near).max(axis=0)
-            tied = width > 1e-3 * top + 1e-12
-            reach = np.abs(near[:, tied]).max(axis=0, initial=0.0).sum()
-            along = near[:, tied].sum(axis=1)
-            mine = given[p, tied].sum()
-            spread = max(np.ptp(along), 1e-5 * reach)
-            middle = (along.min() + along.max()) / 2
-            if abs(mine - middle) > 8 * spread:
-                e = next(e for q, e, _ in kinks if q == p)
-                wrong.where.append((p, e))
-                wrong.truth.append(float(bench.gradients[p, e]))
-                wrong.kind.append("tie")
-
-    def _conventions(self, bench: Bench, given: np.ndarray, kinks: list[tuple[int, int, Verdict]]) -> list[str]:
-        out: dict[str, str] = {}
-        for p, e, v in kinks:
-            leaf, _ = bench.where(e)
-            name = self.arguments.leaves[self.arguments.differentiable[leaf]].name
-            g, word = float(given[p, e]), "a value between"
-            if not np.isnan(v.left):
-                choices = {"left": v.left, "right": v.right, "average": (v.left + v.right) / 2, "zero": 0.0}
-                near = [w for w, c in choices.items() if abs(g - c) <= 1e-3 * (v.high - v.low)]
-                word = " = ".join(near) or word
-            elif g == 0:
-                word = "zero"
-            out.setdefault(
-                f"{name}{word}",
-                f"{name} at {bench.entries()[p, e] + 0.0:.4g} ({bench.points.kinds[p]}): the rule takes {word}, "
-                f"{g + 0.0:.4g}; jax.grad {bench.gradients[p, e] + 0.0:.4g}; "
-                f"any value in [{v.low + 0.0:.4g}, {v.high + 0.0:.4g}] is right",
-            )
-        return list(out.values())[:6]
 
     def _confirm(self, bench: Bench, given: np.ndarray, report: Report) -> None:
         """Differences at a few points where rule and autodiff agree: both may share one mistake."""
@@ -357,10 +243,12 @@ class Examiner:
             if not np.isfinite(v.value) or v.error > 1e-6 * top:
                 continue
             gap = abs(t - v.value)
+            slack = 8 * v.error + 1e-6 * top
+            if v.kind == "smooth" and gap > slack and abs(float(given[p, e]) - v.value) <= slack:
+                continue  # autodiff alone is wrong here, and has been reported
             if v.kind == "smooth":
                 gaps.append(gap / top if top else 0.0)
-                slack = 8 * v.error + 1e-6 * top
-                if gap > slack and abs(float(given[p, e]) - v.value) > slack and self.reference == "auto":
+                if gap > slack and self.reference == "auto":
                     report.failures.append(self._both_wrong(bench, given, p, e, v))
                     return
         if gaps:
@@ -380,20 +268,23 @@ class Examiner:
     def _power(self, bench: Bench, report: Report) -> None:
         with np.errstate(all="ignore"):
             truth = bench.gradients
-            ratio = np.where(bench.ok[:, None] & (truth != 0), bench.tolerance(truth) / np.abs(truth), np.inf)
+            live = bench.ok[:, None] & (truth != 0) & np.isfinite(truth)
+            ratio = np.where(live, bench.tolerance(truth) / np.abs(truth), np.inf)
         smallest = ratio.min(axis=0, initial=np.inf)
         for k, (a, b) in zip(
             self.arguments.differentiable, zip(bench.offsets[:-1], bench.offsets[1:], strict=True), strict=True
         ):
             mine = smallest[a:b][np.isfinite(smallest[a:b])]
+            if b == a:
+                continue
             report.power[self.arguments.leaves[k].name] = float(mine.max()) if mine.size else 1.0
 
-    def _explain(self, bench: Bench, given: np.ndarray, wrong: Wrong) -> list[Failure]:
+    def _explain(self, bench: Bench, given: np.ndarray, wrong: Wrong, compute: Callable[..., Any]) -> list[Failure]:
         if not wrong.where:
             return []
         with np.errstate(all="ignore"):
             off = bench.ok[:, None] & ~(np.abs(given - bench.gradients) <= bench.tolerance(bench.gradients))
-        evidence = Evidence(self.engine, bench, given, off)
+        evidence = Evidence(self.engine, bench, given, off, compute)
         failures = []
         for leaf in sorted({bench.where(e)[0] for _, e in wrong.where}):
             mine = [i for i, (_, e) in enumerate(wrong.where) if bench.where(e)[0] == leaf]
@@ -411,27 +302,6 @@ class Examiner:
             else:
                 verdict = "no gradient expected"
             report.arguments.append(Row(leaf.name, leaf.describe, verdict))
-
-
-def _choose(mask: np.ndarray, size: np.ndarray, bench: Bench) -> list[tuple[int, int]]:
-    """Some of the marked entries: the largest of every leaf at every kind of point, then more of the largest."""
-    chosen: list[tuple[int, int]] = []
-    limit = _JUDGED if bench.size <= 20_000 else 2
-    for a, b in zip(bench.offsets[:-1], bench.offsets[1:], strict=True):
-        rows = np.flatnonzero(mask[:, a:b].any(axis=1))
-        seen: dict[str, int] = {}
-        mine: list[tuple[int, int]] = []
-        for p in rows:
-            kind = bench.points.kinds[p]
-            if seen.get(kind, 0) >= 2:
-                continue
-            seen[kind] = seen.get(kind, 0) + 1
-            part = np.where(mask[p, a:b], size[p, a:b], -1)
-            mine.append((int(p), int(a + np.argmax(part))))
-        plain = [m for m in mine if bench.points.kinds[m[0]] in ("as given", "ordinary values")][: max(1, limit // 3)]
-        rest = sorted((m for m in mine if m not in plain), key=lambda pe: -size[pe])
-        chosen += plain + rest[:limit]
-    return chosen
 
 
 def _raised(error: Exception, where: str) -> Failure:

@@ -93,7 +93,8 @@ class Bench:
         """The largest term of <dy, f> at each point, (P, 1): what can cancel in a gradient is about as large."""
         with np.errstate(all="ignore"):
             terms = [np.abs(dy * v).reshape(len(dy), -1) for dy, v in zip(self.dys, self.outputs, strict=True)]
-        return np.concatenate([np.where(np.isfinite(t), t, 0) for t in terms], axis=1).max(axis=1, keepdims=True)
+        finite = np.concatenate([np.where(np.isfinite(t), t, 0) for t in terms], axis=1)
+        return finite.max(axis=1, keepdims=True, initial=0.0)
 
     def where(self, entry: int) -> tuple[int, tuple[int, ...]]:
         """The number of the differentiable leaf that holds an entry, and the index within it."""
@@ -113,6 +114,15 @@ class Bench:
             magnitude[:, a:b].max(axis=1, initial=0) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)
         ]
         return np.repeat(np.stack(tops, axis=1), self.sizes, axis=1)
+
+    def usual(self) -> np.ndarray:
+        """How large each leaf's gradient would be at each point if it were as at ordinary points: (P, entries)."""
+        heights = np.max([np.abs(dy).reshape(len(dy), -1).max(axis=1, initial=0) for dy in self.dys], axis=0)
+        ordinary = self.ok & (heights > 0) & [k in ("as given", "ordinary values") for k in self.points.kinds]
+        if not ordinary.any():
+            return np.zeros(self.gradients.shape)
+        tops = self.leaf_max(self.gradients)[ordinary] / heights[ordinary, None]
+        return np.median(tops, axis=0)[None] * heights[:, None]
 
     def tolerance(self, gradients: np.ndarray, eps: float = np.finfo(np.float64).eps) -> np.ndarray:
         """What rounding can explain, per entry; no term grows with the number of entries.
@@ -144,8 +154,8 @@ class Bench:
         """Differences of <dy, f> along the entries `where` (P, E) of each point, and their errors."""
         x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
         h = steps(x)
-        right, left, noise = self._slopes(stacks, dys, where, h)
-        return extrapolate((right + left) / 2, noise, h)
+        slopes, noise = self._slopes(stacks, dys, where, h)
+        return extrapolate(slopes, noise, h)
 
     def _slopes(self, stacks: Arrays, dys: Arrays, where: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
         chunk = int(np.clip(2_000_000 // (where.shape[1] * h.shape[-1] * self.size), 1, 64))
@@ -202,12 +212,11 @@ class Bench:
             h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
             # For small arrays a step as often as there are levels, to run the program that is compiled already.
             many = np.repeat(h[..., None], LEVELS if self.size <= _LARGE else 1, axis=-1)
-            right, left, noise = (v[:, 0, 0] for v in self._slopes(stacks, dys, where, many))
-            near = ((right + left) / 2).reshape(len(p), self.samples)
+            near, noise = (v[:, 0, 0].reshape(len(p), -1) for v in self._slopes(stacks, dys, where, many))
             with np.errstate(all="ignore"):
                 # Slopes lost in the rounding of f say nothing.
                 top = 0.01 * self.leaf_max(self.gradients[p])[np.arange(len(p)), e][:, None]
-                near = np.where(noise.reshape(near.shape) > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
+                near = np.where(noise > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
         elif self.size > _LARGE:
             # Only the entry asked for comes back: whole gradients of large arrays would take the time.
             stacks, dys, moves = self._moved(p, 2.0**-26)

@@ -11,16 +11,18 @@ from fundl.verify._engine import Engine
 from fundl.verify._judges import Bench, flat
 from fundl.verify._report import Failure
 
-__all__ = ["check_float32"]
+__all__ = ["FAINT", "check_float32"]
 
+FAINT = 8  # units of rounding of a gradient of usual size: a smaller error is no fault where the gradient is nearly 0
 _EPS = float(np.finfo(np.float32).eps)
 
 
 def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], notes: list[str]) -> list[Failure]:
     """The rule in float32 at the points that float32 holds exactly.
 
-    Allowed: 64 units of rounding of the entry, 64 times what rounding the inputs moves it, and 16 times the error
-    that autodiff makes in float32 at the same point. Comparing with the rule's own shadow keeps kinks out of it.
+    Allowed: 64 units of rounding of the entry, a few of a gradient of usual size, 64 times what rounding the inputs
+    moves it, and 16 times the error that autodiff makes in float32 at the same point. Comparing with the rule's own
+    shadow keeps kinks out of it.
     """
     exact = [flat(group) for group in (bench.points.stacks, bench.dys)]
     keep = bench.ok & np.all([(x == x.astype(np.float32)).all(axis=1) for x in exact], axis=0)
@@ -64,6 +66,7 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
         # What rounding f itself hides: terms as large as f may cancel inside its gradient.
         value = bench.value()[p] * np.maximum(16, 4 * scale)
         allowed = _EPS * value + _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
+        allowed += FAINT * _EPS * bench.usual()[p]
         # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
         allowed += 1e-37 * np.maximum(1.0, scale)
         finite = np.all(np.isfinite(flat(values)), axis=1)[:, None] & np.isfinite(shadow) & rival_finite

@@ -1,0 +1,185 @@
+"""Where rule and autodiff differ, differences decide: wrong, a choice at a kink, or autodiff itself in error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fundl.verify._judges import Bench, Verdict
+from fundl.verify._report import Report
+from fundl.verify._single import FAINT
+
+__all__ = ["Wrong", "arbitrate"]
+
+_JUDGED = 12  # entries arbitrated per leaf and kind of point
+
+
+@dataclass
+class Wrong:
+    """Entries of one bench that are wrong: (point, entry), the true value, and what judged it."""
+
+    where: list[tuple[int, int]] = field(default_factory=list)
+    truth: list[float] = field(default_factory=list)
+    kind: list[str] = field(default_factory=list)
+
+
+def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink: str | None, report: Report) -> Wrong:
+    """The entries that are wrong, after arbitration; conventions and a wrong reference go to the report."""
+    truth, allowed = bench.gradients, bench.tolerance(bench.gradients)
+    wrong = Wrong()
+    with np.errstate(all="ignore"):
+        off = np.abs(given - truth) > allowed
+    finite_given, finite_truth = np.isfinite(given), np.isfinite(truth)
+    decided = np.isfinite(bench.errors) if bench.blackbox else np.ones(given.shape, bool)
+    bad = bench.ok[:, None] & finite_truth & ~finite_given & decided
+    chosen = _choose(bad, np.ones(given.shape), bench)
+    # An infinite gradient is right where differences are infinite too.
+    infinite = [i for i, pe in enumerate(chosen) if np.isinf(given[pe])]
+    steep = {chosen[i] for i, v in zip(infinite, bench.verdicts([chosen[i] for i in infinite]), strict=True)
+             if not np.isfinite(v.error)}  # fmt: skip
+    for p, e in (pe for pe in chosen if pe not in steep):
+        wrong.where.append((p, e))
+        wrong.truth.append(float(truth[p, e]))
+        wrong.kind.append("not finite")
+    suspect = bench.ok[:, None] & finite_given & (off | ~finite_truth) & decided
+    with np.errstate(all="ignore"):
+        size = np.abs(given - truth) / allowed
+        faint = FAINT * np.finfo(np.float64).eps * bench.usual()
+        minor = finite_truth & (np.abs(given - truth) <= faint)
+    size = np.where(np.isfinite(size), size, 1.0)
+    chosen = _choose(suspect & ~minor, size, bench) + _choose(suspect & minor, size, bench)[:4]
+    # Where autodiff has no value there is none near by either: there the values of f must do.
+    chosen.sort(key=lambda pe: bool(finite_truth[pe]))
+    blind = sum(not finite_truth[pe] for pe in chosen)
+    verdicts = bench.verdicts(chosen[:blind], values_only=True) + bench.verdicts(chosen[blind:])
+    own = bench.rounding(compute, chosen)
+    kinks: list[tuple[int, int, Verdict]] = []
+    lost: list[tuple[int, int, float, float]] = []
+    for (p, e), v, noise in zip(chosen, verdicts, own, strict=True):
+        g, t = float(given[p, e]), float(truth[p, e])
+        slack = 4 * v.error + 4 * float(noise) + float(allowed[p, e] if finite_truth[p, e] else 0.0)
+        if v.kind == "smooth" and abs(g - v.value) > slack + 1e-9 * abs(v.value):
+            if abs(g - v.value) <= faint[p, e]:
+                lost.append((p, e, g, v.value))
+                continue
+            wrong.where.append((p, e))
+            wrong.truth.append(t if abs(t - v.value) <= slack else v.value)
+            wrong.kind.append("smooth")
+        elif v.kind == "smooth" and (not np.isfinite(t) or abs(t - v.value) > slack + 1e-9 * abs(v.value)):
+            text = _reference_text(bench, p, e, g, t, v)
+            if len(report.reference) < 4 and not any(r.split(" at ")[0] == text.split(" at ")[0]
+                                                     for r in report.reference):  # fmt: skip
+                report.reference.append(text)
+        elif v.kind == "kink":
+            reach = v.slack + slack
+            if not v.low - reach <= g <= v.high + reach or _contradicts(kink, g, v):
+                wrong.where.append((p, e))
+                wrong.truth.append(min(max(g, v.low), v.high))
+                wrong.kind.append("kink")
+            else:
+                kinks.append((p, e, v))
+    _along_ties(bench, given, kinks, wrong)
+    if not wrong.where:
+        report.conventions += _conventions(bench, given, kinks)
+        report.notes += _lost(bench, lost)
+    return wrong
+
+
+def _lost(bench: Bench, entries: list[tuple[int, int, float, float]]) -> list[str]:
+    """Gradients next to 0 whose digits are lost to the rounding of terms of usual size: said, not failed."""
+    out: dict[str, str] = {}
+    for p, e, g, value in entries:
+        name, at = _name(bench, e), bench.entries()[p, e] + 0.0
+        out.setdefault(name, f"where the gradient of {name} is nearly 0 it keeps few digits, as 1 - sigmoid does: "
+                       f"{g + 0.0:.6g} at {at:.4g}, exactly {value:.6g}")  # fmt: skip
+    return list(out.values())
+
+
+def _reference_text(bench: Bench, p: int, e: int, g: float, t: float, v: Verdict) -> str:
+    _, index = bench.where(e)
+    name = _name(bench, e)
+    at = bench.entries()[p, e] + 0.0
+    return (
+        f"jax.grad of f is wrong in {name} at {at:.6g} ({bench.points.kinds[p]}, index {list(index)}): "
+        f"it gives {t:.9g}, differences {v.value:.9g}, the rule {g:.9g}"
+    )
+
+
+def _contradicts(kink: str | None, g: float, v: Verdict) -> bool:
+    if kink is None or np.isnan(v.left):
+        return False
+    declared = {"left": v.left, "right": v.right, "average": (v.left + v.right) / 2, "zero": 0.0}[kink]
+    return abs(g - declared) > 1e-3 * (v.high - v.low)
+
+
+def _along_ties(bench: Bench, given: np.ndarray, kinks: list[tuple[int, int, Verdict]], wrong: Wrong) -> None:
+    """At a tie the entries must fit together too: along the whole tied set the slope has its own interval."""
+    if bench.blackbox:
+        return
+    for p in list(dict.fromkeys(p for p, _, _ in kinks))[:6]:
+        near, _ = bench.nearby_all(np.array([p]))
+        near = near[0][np.isfinite(near[0]).all(axis=1)]
+        if len(near) < 8:
+            continue
+        width = np.ptp(near, axis=0)
+        top = np.abs(near).max(axis=0)
+        tied = width > 1e-3 * top + 1e-12
+        reach = np.abs(near[:, tied]).max(axis=0, initial=0.0).sum()
+        along = near[:, tied].sum(axis=1)
+        mine = given[p, tied].sum()
+        spread = max(np.ptp(along), 1e-5 * reach)
+        middle = (along.min() + along.max()) / 2
+        if abs(mine - middle) > 8 * spread:
+            e = next(e for q, e, _ in kinks if q == p)
+            wrong.where.append((p, e))
+            wrong.truth.append(float(bench.gradients[p, e]))
+            wrong.kind.append("tie")
+
+
+def _conventions(bench: Bench, given: np.ndarray, kinks: list[tuple[int, int, Verdict]]) -> list[str]:
+    out: dict[str, str] = {}
+    for p, e, v in kinks:
+        name = _name(bench, e)
+        g, word = float(given[p, e]), "a value between"
+        if not np.isnan(v.left):
+            choices = {"left": v.left, "right": v.right, "average": (v.left + v.right) / 2, "zero": 0.0}
+            near = [w for w, c in choices.items() if abs(g - c) <= 1e-3 * (v.high - v.low)]
+            word = " = ".join(near) or word
+        elif g == 0:
+            word = "zero"
+        out.setdefault(
+            f"{name}{word}",
+            f"{name} at {bench.entries()[p, e] + 0.0:.4g} ({bench.points.kinds[p]}): the rule takes {word}, "
+            f"{g + 0.0:.4g}; jax.grad {bench.gradients[p, e] + 0.0:.4g}; "
+            f"any value in [{v.low + 0.0:.4g}, {v.high + 0.0:.4g}] is right",
+        )
+    return list(out.values())[:6]
+
+
+def _name(bench: Bench, entry: int) -> str:
+    arguments = bench.engine.arguments
+    return arguments.leaves[arguments.differentiable[bench.where(entry)[0]]].name
+
+
+def _choose(mask: np.ndarray, size: np.ndarray, bench: Bench) -> list[tuple[int, int]]:
+    """Some of the marked entries: the largest of every leaf at every kind of point, then more of the largest."""
+    chosen: list[tuple[int, int]] = []
+    limit = _JUDGED if bench.size <= 20_000 else 2
+    for a, b in zip(bench.offsets[:-1], bench.offsets[1:], strict=True):
+        rows = np.flatnonzero(mask[:, a:b].any(axis=1))
+        seen: dict[str, int] = {}
+        mine: list[tuple[int, int]] = []
+        for p in rows:
+            kind = bench.points.kinds[p]
+            if seen.get(kind, 0) >= 2:
+                continue
+            seen[kind] = seen.get(kind, 0) + 1
+            part = np.where(mask[p, a:b], size[p, a:b], -1)
+            mine.append((int(p), int(a + np.argmax(part))))
+        plain = [m for m in mine if bench.points.kinds[m[0]] in ("as given", "ordinary values")][: max(1, limit // 3)]
+        rest = sorted((m for m in mine if m not in plain), key=lambda pe: -size[pe])
+        chosen += plain + rest[:limit]
+    return chosen
