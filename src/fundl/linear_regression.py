@@ -15,7 +15,10 @@ from fundl._precise import rows_dot
 from fundl._result import Fit
 from fundl._types import Array, ArrayLike, Linear
 
-__all__ = ["IllConditionedWarning", "fit", "gradient", "loss", "normal_equations", "predict"]
+__all__ = [
+    "IllConditionedWarning", "fit", "gradient", "influence", "interval", "loss", "normal_equations", "predict",
+    "ridge_path",
+]  # fmt: skip
 
 Params = TypeVar("Params")
 
@@ -173,6 +176,89 @@ def fit(
     Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 3.2 and (3.41).
     """
     return least_squares.fit(X, y, l2=l2, weights=weights, intercept=intercept, method=method)
+
+
+def ridge_path(
+    X: ArrayLike, y: ArrayLike, l2: ArrayLike, *, weights: ArrayLike | None = None, intercept: bool = True
+) -> least_squares.Path:
+    """Ridge for many penalties from one factorisation, each with its cross-validation error in closed form.
+
+    With the hat matrix H of a penalty, y_hat = H y, the residual of example i in the fit without it is
+    (y_i - y_hat_i) / (1 - H_ii), refitted intercept included; nothing is refitted to find it. The result holds `l2`,
+    `params` (first axis: penalties), `degrees_of_freedom` = trace H, `leave_one_out` and `generalised` (mean squared
+    errors), and `best`, the index of the smallest leave-one-out error. Where an example alone determines its own
+    prediction the leave-one-out error is NaN.
+
+    Shapes: X (n, d); y (n,) or (n, k); l2 (m,); weights (n,), where an integer weight is that many copies that are
+    left out together; see `fit` for weights and intercept.
+    Concrete arrays: one eigendecomposition of the Gram matrix, or the SVD of X where the smallest penalty leaves it
+    ill-conditioned. Traced ones: a Cholesky factor for each penalty. Both in plain floats: `fit` has the last digits.
+    Errors: as `fit`; ValueError for penalties of another rank than (m,).
+
+    >>> path = ridge_path([[0.0], [1.0], [2.0], [3.0]], [1.0, 3.0, 5.0, 8.0], [0.01, 1.0, 100.0])
+    >>> print([f"{v:.3f}" for v in path.leave_one_out], path.best)
+    ['0.449', '1.675', '11.395'] 0
+
+    Source: Golub, Heath and Wahba, Technometrics 21 (1979), (1.4) and (2.3); Hastie, Tibshirani and Friedman, The
+    Elements of Statistical Learning, (7.52) and (7.64).
+    """
+    return least_squares.ridge_path(X, y, l2, weights=weights, intercept=intercept)
+
+
+def influence(
+    X: ArrayLike, y: ArrayLike, *, l2: ArrayLike = 0.0, weights: ArrayLike | None = None, intercept: bool = True
+) -> least_squares.Influence:
+    """What each example does to the fit: its leverage, the residual without it, Cook's distance, d params / d weight.
+
+    leverage h_i = s_i (x_i - m)^T (Z^T S Z + l2 I)^-1 (x_i - m) + s_i / sum(s) for weights s and Z = X - m;
+    leave_one_out r_i / (1 - h_i); cooks_distance s_i r_i^2 h_i / (p sigma^2 (1 - h_i)^2) with p = sum(h);
+    d_params.w[i] = dw / ds_i = (Z^T S Z + l2 I)^-1 (x_i - m) r_i, and d_params.b[i] likewise.
+
+    Shapes: as `fit`, with its l2, weights and intercept; see `least_squares.Influence` for the result.
+    Concrete arrays: by the SVD of Z in float64, of dependent columns by the pseudo-inverse. Traced ones: by a
+    Cholesky factor, whose result is NaN where less than a third of the digits would be left.
+    Errors: as `fit`.
+
+    >>> found = influence([[0.0], [1.0], [2.0], [9.0]], [1.0, 3.0, 5.0, 4.0])
+    >>> print([f"{h:.2f}" for h in found.leverage], found.cooks_distance.argmax())
+    ['0.43', '0.33', '0.27', '0.97'] 3
+
+    Source: Cook, Technometrics 19 (1977), (7); Belsley, Kuh and Welsch, Regression Diagnostics (1980), 2.1.
+    """
+    return least_squares.influence(X, y, l2=l2, weights=weights, intercept=intercept)
+
+
+def interval(
+    X: ArrayLike,
+    y: ArrayLike,
+    X_new: ArrayLike,
+    *,
+    level: float = 0.95,
+    of_mean: bool = False,
+    l2: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    intercept: bool = True,
+) -> least_squares.Interval:
+    """Predictions for X_new with intervals that hold a new target (`of_mean=True`: its mean) with probability `level`.
+
+    y_hat +- t sigma sqrt(1 + 1/sum(s) + (x - m)^T (Z^T S Z)^-1 (x - m)) for Gaussian errors of equal variance, with
+    the quantile t of Student's distribution; without the 1 for the mean. With a penalty the spread is that of the
+    estimate, (Z^T S Z + l2 I)^-1 Z^T S Z (Z^T S Z + l2 I)^-1, and its bias is not in it. A new target has weight 1.
+
+    Shapes: X_new (q, d), the result's y_hat, low and high (q,) or (q, k); l2, weights and intercept as in `fit`. NaN
+    bounds where no degree of freedom is left.
+    Errors: as `fit`; ValueError for a level outside of (0, 1) and for another number of columns.
+
+    >>> found = interval([[0.0], [1.0], [2.0], [3.0]], [1.0, 3.0, 5.0, 8.0], [[4.0]])
+    >>> print([f"{v[0]:.3f}" for v in (found.low, found.y_hat, found.high)])
+    ['7.365', '10.000', '12.635']
+
+    Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 3.2; Bishop, Pattern Recognition and
+    Machine Learning, 3.3.2 for the Bayesian counterpart.
+    """
+    return least_squares.interval(
+        X, y, X_new, level=level, of_mean=of_mean, l2=l2, weights=weights, intercept=intercept
+    )
 
 
 def _parts(params: Any) -> tuple[Any, Array, Array]:

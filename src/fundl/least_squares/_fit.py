@@ -12,7 +12,7 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _exact, _plain
-from fundl.least_squares._inputs import inputs, on_host, penalty_of, to_device, to_host
+from fundl.least_squares._inputs import on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
 METHODS = ("auto", "exact")
@@ -33,26 +33,31 @@ def fit(
     [2.]
     """
     _check.choice("method", method, METHODS)
-    X, y, weights = inputs(X, y, weights)
-    penalty = penalty_of(l2, X)
+    X, y, weights = shaped(X, y, weights)
+    penalty = penalty_of(l2, X.dtype)
     Y = y if y.ndim == 2 else y[:, None]
     intercept, single = bool(intercept), y.ndim == 1
     if not on_host(X, Y, penalty, weights):
+        refuse_not_finite(X, y, weights)
         return _jitted(X, Y, penalty, weights, intercept, single)
     # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.
-    wide_X, wide_Y, wide_l2, s = to_host(X, Y, penalty, weights)
     eps = float(jnp.finfo(X.dtype).eps)
+    wide_l2, s = to_host(penalty, weights)
     with np.errstate(all="ignore"):
-        found = _plain.attempt(wide_X, wide_Y, s, wide_l2, intercept, eps) if method == "auto" else None
-        if found is None:
+        found = _plain.attempt(np.asarray(X), np.asarray(Y), s, wide_l2, intercept, eps) if method == "auto" else None
+    if found is None:
+        refuse_not_finite(X, y, weights)  # the quick way saw to that by itself
+        wide_X, wide_Y = to_host(X, Y)
+        with np.errstate(all="ignore"):
             M = _exact.moments(wide_X, wide_Y, s, intercept)
             found = _exact.solve(M, wide_l2, d=X.shape[1], intercept=intercept, eps=eps)
-        return to_device(package(found, single), X.dtype)
+    with np.errstate(all="ignore"):
+        return to_device(package(found, single, X.dtype), X.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _jitted(X: Array, Y: Array, l2: Array, weights: Array | None, intercept: bool, single: bool) -> Fit:
-    return package(_solution(X, Y, l2, weights, intercept), single)
+    return package(_solution(X, Y, l2, weights, intercept), single, X.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -138,8 +143,9 @@ def _no_tangent(x: Array) -> Any:
     return np.zeros(x.shape, jax.dtypes.float0)
 
 
-def package(found: _exact.Solution, single: bool) -> Fit:
+def package(found: _exact.Solution, single: bool, dtype: Any) -> Fit:
     """The Fit: NaN parameters where the data were not finite, one column for a y of one axis."""
+    tiny = float(jnp.finfo(dtype).tiny)
     w, b = found.w, found.b
     xp = namespace(w)
     finite = found.finite & xp.all(xp.isfinite(w)) & xp.all(xp.isfinite(b))
@@ -156,6 +162,10 @@ def package(found: _exact.Solution, single: bool) -> Fit:
     def shown(v: Any) -> Any:
         return number(v[..., 0] if single else v)
 
+    def bound(v: Any, size: Any) -> Any:
+        # Below the smallest normal number of the result only that is certain.
+        return shown(xp.where(abs(size) < tiny, v + tiny, v))
+
     certificate = Certificate(
         converged=finite & trusted,
         steps=xp.asarray(0, np.int32),
@@ -167,6 +177,6 @@ def package(found: _exact.Solution, single: bool) -> Fit:
         digits=xp.where(finite, found.digits, xp.zeros_like(found.digits)),
         residual_deviation=shown(found.deviation),
         standard_errors=Linear(shown(found.w_error), shown(found.b_error)),
-        error_bound=Linear(shown(found.w_bound), shown(found.b_bound)),
+        error_bound=Linear(bound(found.w_bound, w), bound(found.b_bound, b)),
     )
     return Fit(params=Linear(shown(w), shown(b)), certificate=certificate, code=code)

@@ -1,48 +1,70 @@
 """What least squares accepts, the refusals, and the way to numpy and back."""
 
+import functools
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
 
 Tree = TypeVar("Tree")
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def inputs(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array | None]:
     """X (n, d), y (n,) or (n, k) and weights (n,) in one dtype; refuses what is not that, and concrete NaN."""
-    given = _check.array("X", X), _check.array("y", y)
-    _check.rank("X", given[0], 2, shape="(n, d), one row for each example; X.reshape(-1, 1) for one column")
-    _check.rank("y", given[1], 1, 2, shape="(n,), or (n, k) for k targets")
-    _check.examples(X=given[0], y=given[1])
-    X, y = _check.floats(X=given[0], y=given[1])
+    X, y, weights = shaped(X, y, weights)
+    refuse_not_finite(X, y, weights)
+    return tuple(v if v is None else jnp.asarray(v) for v in (X, y, weights))  # type: ignore[return-value]
+
+
+def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, Any, Any]:
+    """The same without the look for NaN in X and y; numpy's arrays of the right dtype stay what they are, uncopied."""
+    X, y = _array("X", X), _array("y", y)
+    _check.rank("X", X, 2, shape="(n, d), one row for each example; X.reshape(-1, 1) for one column")
+    _check.rank("y", y, 1, 2, shape="(n,), or (n, k) for k targets")
+    _check.examples(X=X, y=y)
+    if not (X.dtype == y.dtype and X.dtype in FLOATS) or getattr(X, "weak_type", False):
+        X, y = _check.floats(X=X, y=y)
     if weights is not None:
-        w = _check.array("weights", weights)
+        w = _array("weights", weights)
         # A look through numpy compiles nothing; what it finds is said by the check that all fits share.
         if not (w.shape == X.shape[:1] and on_host(w) and _good(np.asarray(w))):
             _check.per_example_weights(w, X.shape[:1], X.dtype)
         weights = w.astype(X.dtype)
-    for name, v in (("X", X), ("y", y)):
-        if not (on_host(v) and np.isfinite(np.asarray(v)).all()):
-            _check.finite(name, v, weights)
     return X, y, weights
 
 
-def penalty_of(l2: ArrayLike, X: Array) -> Array:
-    """The penalty as a scalar of X's dtype."""
-    if not (isinstance(l2, (int, float)) and 0 <= l2 < np.inf):
-        _check.nonnegative("l2", l2)
+def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
+    """Refuse concrete NaN and infinities in rows whose weight is not 0."""
+    for name, v in (("X", X), ("y", y)):
+        if not (on_host(v) and np.isfinite(np.asarray(v)).all()):
+            _check.finite(name, jnp.asarray(v), None if weights is None else jnp.asarray(weights))
+
+
+def _array(name: str, x: ArrayLike) -> Any:
+    if type(x) is np.ndarray and x.dtype in FLOATS and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype:
+        return x
+    return _check.array(name, x)
+
+
+def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
+    """The penalty as a scalar of the dtype of X."""
+    if isinstance(l2, (int, float)) and 0 <= l2 < np.inf:
+        return np.asarray(l2, dtype)
+    _check.nonnegative("l2", l2)
     penalty = _check.array("l2", l2)
     if penalty.ndim:
         raise ValueError(f"l2 must be one number, shape (); got shape {penalty.shape}. Fit once for each penalty.")
-    return penalty.astype(X.dtype)
+    return penalty.astype(dtype)
 
 
-def on_host(*arrays: Array | None) -> bool:
-    """True for concrete values on one CPU device, which numpy sees without a copy."""
-    return all(x is None or (_check.concrete(x) and _on_cpu(x)) for x in arrays)
+def on_host(*arrays: Any) -> bool:
+    """True for concrete values that numpy sees without a copy: its own, and those on one CPU device."""
+    return all(x is None or isinstance(x, np.ndarray) or (_check.concrete(x) and _on_cpu(x)) for x in arrays)
 
 
 def to_host(*arrays: Array | None) -> list[Any]:
@@ -51,14 +73,24 @@ def to_host(*arrays: Array | None) -> list[Any]:
 
 
 def to_device(tree: Tree, dtype: Any) -> Tree:
-    """numpy's arrays as jax arrays, the floats in `dtype`, in one transfer."""
-
-    def cast(v: Any) -> Any:
-        v = np.asarray(v)
-        return v.astype(dtype) if v.dtype == np.float64 else v.astype(np.int32) if v.dtype == np.int64 else v
-
+    """numpy's arrays as jax arrays, the floats in `dtype`; they travel as one vector, which is an array's cost."""
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = tuple((np.shape(v), _short(v, dtype)) for v in leaves)
     with np.errstate(all="ignore"):
-        return jax.device_put(jax.tree.map(cast, tree))
+        vector = np.concatenate([np.ravel(v) for v in leaves]).astype(dtype)
+    return jax.tree.unflatten(structure, _cut(vector, shapes))
+
+
+def _short(v: Any, dtype: Any) -> Any:
+    kind = np.asarray(v).dtype.kind
+    return np.dtype(dtype) if kind == "f" else np.dtype(np.int32) if kind == "i" else np.dtype(bool)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cut(vector: Array, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[Array]:
+    ends = np.cumsum([int(np.prod(shape)) for shape, _ in shapes])
+    starts = [0, *ends[:-1]]
+    return [vector[i:j].reshape(shape).astype(dtype) for i, j, (shape, dtype) in zip(starts, ends, shapes, strict=True)]
 
 
 def _on_cpu(x: Array) -> bool:

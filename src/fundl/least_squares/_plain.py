@@ -1,169 +1,250 @@
-"""The quick way for concrete arrays: a centred Gram matrix in plain float64, refined, with a bound of its error.
+"""The quick way for concrete arrays: a shifted Gram matrix in plain floats, refined, with a bound of its error.
 
-Where the bound is not good enough the answer is None, and the exact way is taken. Small problems are refined in the
-machine's extended precision (numpy's longdouble) where there is one.
+Where the bound is not good enough the answer is None, and the exact way is taken. Residuals are formed in float64, or
+in the machine's extended precision (numpy's longdouble) where there is one and the problem is small or asks for it.
+
+Source: Higham, Accuracy and Stability of Numerical Algorithms (2002), 12.1 and 20.5 (fixed and mixed precision).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fundl.least_squares import _blocks
+from fundl.least_squares._blocks import Rows
 from fundl.least_squares._exact import Solution
 from fundl.least_squares._words import ceil_power_of_two
 
-BLOCK = 4096  # rows; a block of a hundred columns stays in the cache
 SMALL = 20_000  # entries of X up to which everything is refined in longdouble
+MEDIUM = 1 << 21  # and up to which it is where float64 does not give 14 digits
 LONG = np.longdouble if np.finfo(np.longdouble).nmant >= 63 else np.float64
+HALF_ULP = 2.0**-53
+
+
+class Factors(NamedTuple):
+    """P = H + penalty = L L^T for the centred Gram matrix H in units of the scaled columns; M = L^-1."""
+
+    M: np.ndarray
+    penalty: np.ndarray
+    scale: np.ndarray
+    lengths: np.ndarray  # of the centred columns
+    reach: np.ndarray  # |dw_j| <= reach_j |dr| for a change dr of the targets
+    root: np.ndarray  # of the diagonal of P
+    condition: float
+    loss: float  # what a refinement leaves of an error
+
+    def solve(self, v: np.ndarray) -> np.ndarray:
+        return self.M.T @ (self.M @ v)
 
 
 def attempt(
     X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept: bool, eps: float
 ) -> Solution | None:
-    """The solution with at least the digits asked for, or None."""
+    """The solution with at least the digits asked for, or None. X and Y of one dtype, s in float64."""
     n, d = X.shape
-    k = Y.shape[1]
-    if s is not None and not s.all():
-        kept = s > 0
-        X, Y, s = X[kept], Y[kept], s[kept]
-        n = X.shape[0]
-    root_s = None if s is None else np.sqrt(s)[:, None]
-    weight = float(n if s is None else s.sum())
     if n <= d:
         return None
     small = X.size <= SMALL
-    wide = LONG if small else np.float64
-    unit = float(np.finfo(wide).eps)
-    if intercept:
-        m = X.mean(axis=0) if s is None else s @ X / weight
-        my = Y.mean(axis=0) if s is None else s @ Y / weight
+    weight = float(n if s is None else s.sum())
+    thin = X.dtype == np.float32 and not small  # float32 products are enough to start from where that converges
+    for dtype in (np.float32, np.float64) if thin else (np.float64,):
+        rows, G = _centred(X, Y, s, intercept, weight, dtype)
+        if not np.isfinite(G).all():
+            if s is None or s.all():
+                return None
+            return attempt(X[s > 0], Y[s > 0], s[s > 0], l2, intercept, eps)  # a row of weight 0 may hold anything
+        factors = _factors(G, l2, n, d, intercept, dtype)
+        if factors is not None and factors.loss < (1e-3 if dtype == np.float32 else 1e-6):
+            break
     else:
-        m, my = np.zeros(d), np.zeros(k)
-    blocks = [slice(i, i + BLOCK) for i in range(0, n, BLOCK)]
+        return None
+    wide = LONG if small else np.float64
+    found = _refined(rows, G, factors, weight, intercept, wide, eps)
+    if found is not None and not small and found.digits < 14 and X.dtype == np.float64 and X.size <= MEDIUM:
+        found = _refined(rows, G, factors, weight, intercept, LONG, eps)
+    return found
 
-    # G, C, u, v: sums over rows of X X^T, X Y^T, X and Y about the (rounded) means.
-    G, C, u = np.zeros((d, d)), np.zeros((d, k)), np.zeros(d)
-    for at in blocks:
-        A, B = X[at] - m, Y[at] - my
-        u += A.sum(axis=0) if s is None else s[at] @ A
-        if root_s is not None:
-            A, B = A * root_s[at], B * root_s[at]
-        G += A.T @ A  # numpy hands this to syrk: half the work
-        C += A.T @ B
-    own = np.diagonal(G)
-    if not (np.all(own > 0) and np.all(np.isfinite(own)) and np.all(np.isfinite(C))):
+
+def _centred(
+    X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, intercept: bool, weight: float, dtype: Any
+) -> tuple[Rows, np.ndarray]:
+    """The Gram matrix about a centre near the means, which a few rows give as well as all."""
+    n, d = X.shape
+    k = Y.shape[1]
+    if not intercept:
+        rows = Rows(X, Y, s, np.zeros(d), np.zeros(k))
+        return rows, _blocks.gram(rows, intercept, dtype)
+    some = _blocks.sample(n)
+    rows = Rows(X, Y, s, *(_rounded(_mean(A[some], None if s is None else s[some]), X.dtype) for A in (X, Y)))
+    G = _blocks.gram(rows, intercept, dtype)
+    u = G[-1, :-1] / weight
+    if np.any(u[:d] ** 2 * weight > 0.1 * np.diagonal(G)[:d]):  # the sample misled: once more, about the means
+        rows = rows._replace(c=_rounded(rows.c + u[:d], X.dtype), cy=_rounded(rows.cy + u[d:], X.dtype))
+        G = _blocks.gram(rows, intercept, dtype)
+    return rows, G
+
+
+def _mean(A: np.ndarray, s: np.ndarray | None) -> np.ndarray:
+    total = 0.0 if s is None else s.sum()
+    return A.mean(axis=0, dtype=np.float64) if s is None or not total > 0 else s @ A / total
+
+
+def _rounded(v: np.ndarray, dtype: Any) -> np.ndarray:
+    return v.astype(dtype).astype(np.float64)
+
+
+def _factors(G: np.ndarray, l2: Any, n: int, d: int, intercept: bool, dtype: Any) -> Factors | None:
+    H = G[:d, :d]
+    if intercept:
+        u = G[-1, :d]
+        H = H - u[:, None] * (u / G[-1, -1])
+    own = np.diagonal(H)
+    if not (own > 1e-3 * np.diagonal(G)[:d]).all():
         return None
     lengths = np.sqrt(own)
-    if intercept and np.max(np.abs(u) / lengths) > 1e-9 * np.sqrt(weight):
-        return None  # the mean is so large that its rounding leaves the columns off centre
     scale = ceil_power_of_two(lengths)
-    # In units of the scaled columns.
-    H = G / scale[:, None] / scale
     penalty = l2 / scale / scale
-    if not np.all(penalty < 1e30):
+    if not (penalty < 1e30).all():
         return None
-    P = H.copy()
-    P[np.diag_indices(d)] += penalty
+    P = H / scale[:, None] / scale
+    P.flat[:: d + 1] += penalty
     try:
-        L = np.linalg.cholesky(P)
-        inverse = np.linalg.inv(L)
+        M = _inverse_of_lower(np.linalg.cholesky(P))
     except np.linalg.LinAlgError:
         return None
-    inverse = inverse.T @ inverse
-    reach = np.sqrt(np.diagonal(inverse))
-    condition = float(np.sqrt(np.linalg.norm(P) * np.linalg.norm(inverse)))
-    if not condition**2 * 2.3e-16 < 1e-6:
-        return None
-    if d <= 100:
-        D = np.sqrt(np.diagonal(P))
-        condition = float(
-            np.sqrt(np.linalg.eigvalsh(P / D[:, None] / D)[-1] * np.linalg.eigvalsh(inverse * D[:, None] * D)[-1])
-        )
+    root = np.sqrt(np.diagonal(P))
+    squared = _condition(P / root[:, None] / root, M * root)
+    unit = float(np.finfo(dtype).eps)
+    loss = unit * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared
+    reach = np.sqrt(np.einsum("ij,ij->j", M, M))
+    return Factors(M, penalty, scale, lengths, reach, root, float(np.sqrt(squared)), loss)
 
-    # Two refinements with the residual formed from the data; the first may correct by condition^2 eps.
-    w = (inverse @ (C / scale[:, None])).astype(wide)
-    beta = np.zeros(k, wide)
-    step = w
-    rss, noise = np.zeros(k), np.zeros(k)
-    for _ in range(2):
-        g, g0 = np.zeros((d, k), wide), np.zeros(k, wide)
-        rss, noise = np.zeros(k, wide), np.zeros(k)
-        slope = w / scale[:, None]
-        for at in blocks:
-            A = X[at].astype(wide) - m
-            part = A @ slope
-            centred = Y[at].astype(wide) - my
-            r = centred - part - beta
-            q = r if s is None else r * s[at][:, None]
-            g += A.T @ q
-            g0 += q.sum(axis=0)
-            rss += (q * r).sum(axis=0)
-            size = np.abs(part) + np.abs(centred)
-            noise += ((size * size) if s is None else size * size * s[at][:, None]).sum(axis=0, dtype=np.float64)
-        g = g / scale[:, None] - penalty[:, None] * w
-        step = inverse @ g.astype(np.float64)
+
+def _inverse_of_lower(L: np.ndarray) -> np.ndarray:
+    """L^-1 of a lower triangle by halves, so that nearly all of the work is products of matrices."""
+    d = len(L)
+    if d <= 64:
+        return np.linalg.inv(L)
+    h = d // 2
+    result = np.zeros_like(L)
+    result[:h, :h] = A = _inverse_of_lower(L[:h, :h])
+    result[h:, h:] = B = _inverse_of_lower(L[h:, h:])
+    result[h:, :h] = -(B @ (L[h:, :h] @ A))
+    return result
+
+
+def _condition(P: np.ndarray, M: np.ndarray) -> float:
+    """The 2-norm condition of P = (M^T M)^-1; of large matrices by a few steps of Lanczos."""
+    if len(P) <= 128:
+        values = np.linalg.eigvalsh(P)
+        return float(values[-1] / max(values[0], 1e-300))
+    return _largest(lambda v: P @ v, len(P)) * _largest(lambda v: M.T @ (M @ v), len(P))
+
+
+def _largest(apply: Any, d: int, steps: int = 8) -> float:
+    """The largest eigenvalue of a positive matrix, from below: Golub and Van Loan, Matrix Computations, 10.1."""
+    q = np.cos(np.arange(1.0, d + 1))  # no pattern that data have
+    basis = np.zeros((steps, d))
+    T = np.zeros((steps, steps))
+    for i in range(steps):
+        basis[i] = q / np.linalg.norm(q)
+        q = apply(basis[i])
+        T[: i + 1, i] = T[i, : i + 1] = basis[: i + 1] @ q
+        q = q - basis[: i + 1].T @ T[: i + 1, i]
+    return float(np.linalg.eigvalsh(T)[-1])
+
+
+def _refined(
+    rows: Rows, G: np.ndarray, f: Factors, weight: float, intercept: bool, wide: Any, eps: float
+) -> Solution | None:
+    """Refine until what is left is below the rounding of the residuals; None where the bound is too wide."""
+    n, d = rows.X.shape
+    k = rows.Y.shape[1]
+    u = G[-1, :d] if intercept else np.zeros(d)
+    start = G[:d, d : d + k] / f.scale[:, None]
+    if intercept:
+        start = start - (u / f.scale / weight)[:, None] * G[-1, d : d + k]
+    w = f.solve(start).astype(wide)
+    beta = (G[-1, d : d + k] - u @ (w.astype(np.float64) / f.scale[:, None])) / weight if intercept else np.zeros(k)
+    beta = beta.astype(wide)
+    unit = float(np.finfo(wide).eps)
+    small = rows.X.size <= SMALL
+    goal = max(1e-2 * eps, unit) if eps > 1e-10 else unit
+    left = np.inf
+    for _ in range(4):
+        found = _blocks.residuals(rows, w / f.scale[:, None], beta, wide)
+        g = (found.g - u[:, None] * (found.g0 / weight)) / f.scale[:, None] - f.penalty[:, None] * w
+        step = f.solve(g.astype(np.float64))
         w = w + step
         if intercept:
-            beta = beta + g0 / weight
-    rate = condition**2 * 2.3e-16 * d
+            beta = beta + (found.g0 - u @ (step / f.scale[:, None])) / weight
+        moved = np.sqrt(np.square(f.root[:, None] * step).sum(axis=0))
+        left = f.loss * moved
+        if np.all(left <= goal * np.sqrt(np.square(f.root[:, None] * w).sum(axis=0)).astype(np.float64)):
+            break
 
-    # |dw_j| <= reach_j ||dr||, dr the rounding of the residual, and the rounding of the sums g.
-    size = np.sqrt(noise)
-    off = reach[:, None] * (unit * (4 + np.sqrt(d)) * size) + unit * (8 + np.sqrt(n) / 8) * np.abs(inverse).sum(axis=1)[
-        :, None
-    ] * np.sqrt(rss).astype(np.float64)
-    off = off + 4 * rate * np.abs(step) + 4 * rate * reach[:, None] * np.linalg.norm(step, axis=0)
-    w_out = (w / scale[:, None]).astype(np.float64)
+    # |dw_j| <= reach_j |dr| for the rounding dr of the residual, and the rounding of the sums g.
+    size = np.sqrt(found.noise)
+    length = np.sqrt(found.rss).astype(np.float64)
+    sums = np.sqrt(np.square(f.reach * f.lengths / f.scale).sum())
+    off = f.reach[:, None] * (unit * ((4 + np.sqrt(d)) * size + (8 + np.sqrt(n) / 8) * sums * length))
+    off = off + 4 * left / f.root[:, None]
+    w_out = (w / f.scale[:, None]).astype(np.float64)
     rounding = eps / 2 * 1.000001  # of the result, which has the dtype of the data
-    w_bound = off / scale[:, None] + np.abs(w_out) * 2.0**-53
+    w_bound = off / f.scale[:, None] + np.abs(w_out) * HALF_ULP
+    c, cy = rows.c, rows.cy
     if intercept:
-        shift = m @ (w / scale[:, None])
-        b = (my.astype(wide) + beta - shift).astype(np.float64)
-        ground = np.abs(my) + np.abs(m) @ np.abs(w_out)
-        b_off = np.abs(m / scale) @ off + unit * (4 + np.sqrt(d)) * (ground + 2 * size / np.sqrt(weight))
-        b_bound = b_off + np.abs(b) * 2.0**-53
+        b = (cy.astype(wide) + beta - c @ (w / f.scale[:, None])).astype(np.float64)
+        ground = np.abs(cy) + np.abs(c) @ np.abs(w_out)
+        b_off = np.abs(c / f.scale) @ off + unit * (4 + np.sqrt(d)) * (ground + 2 * size / np.sqrt(weight))
+        b_off = b_off + np.abs(u / weight / f.scale) @ off
+        b_bound = b_off + np.abs(b) * HALF_ULP
     else:
-        b, b_bound, ground = np.zeros(k), np.zeros(k), np.ones(k)
-    top = np.abs(Y - my).max(axis=0)
-    floor = 2.0**-53 * top / scale[:, None]
-    ratio = max(
-        float(np.max(w_bound / np.maximum(np.maximum(np.abs(w_out), floor), 1e-300))),
-        float(np.max(b_bound / np.maximum(np.maximum(np.abs(b), 2.0**-53 * (top + np.abs(my))), 1e-300))),
-    )
-    digits = -np.log10(max(ratio, 2.0**-53))
+        b, b_bound = np.zeros(k), np.zeros(k)
+    top = np.abs(rows.Y[_blocks.sample(n)] - cy).max(axis=0)
+    ratio = _worst(w_bound, w_out, HALF_ULP * top / f.scale[:, None])
+    ratio = max(ratio, _worst(b_bound, b, HALF_ULP * (top + np.abs(cy))))
+    digits = -np.log10(max(ratio, HALF_ULP))
     # Standard errors come from the plain inverse, so they ask for a good condition where many digits are promised.
-    scaled = np.abs(w_out) * lengths[:, None]
-    enough = digits >= 14.6 and condition <= 8 if small else np.max(w_bound * lengths[:, None]) <= 1e-12 * scaled.max()
-    if not enough:
+    if small:
+        enough = digits >= 13.2 and f.condition <= 8  # the rounding of longdouble is random: 14.6 are there
+    else:
+        scaled = np.abs(w_out) * f.lengths[:, None]
+        enough = digits >= 14 or np.max(w_bound * f.lengths[:, None]) <= max(1e-12, eps / 8) * scaled.max()
+    # A residual that is rounding itself, or a sum of squares below the smallest number, must come from exact sums.
+    lowest = (unit * 1e15) ** 2 if small else unit * 1e4
+    if not enough or np.any(found.rss <= found.noise * lowest) or np.any(found.rss < 1e-280):
         return None
 
-    if np.any(rss <= (noise * unit * 1e4)):  # the residual is rounding: its size must come from exact sums
-        return None
-    shrunk = float(penalty @ np.diagonal(inverse))
+    rss = found.rss.astype(np.float64)
+    spread = np.square(f.reach)
+    variance, shrunk = spread, 0.0
+    if f.penalty.any():
+        inverse = f.M.T @ f.M
+        shrunk = float(f.penalty @ spread)
+        variance = np.maximum(spread - (inverse * inverse) @ f.penalty, 0)
     freedom = weight - (d - shrunk) - (1 if intercept else 0)
-    rss = rss.astype(np.float64)
     deviation = np.sqrt(rss / freedom) if freedom > 0 else np.full(k, np.nan)
-    variance = np.maximum(np.diagonal(inverse) - (inverse * inverse) @ penalty, 0)
-    w_error = np.sqrt(variance)[:, None] * deviation / scale[:, None]
-    t = m / scale
-    b_spread = inverse @ t
-    b_variance = 1 / weight + t @ b_spread - penalty @ (b_spread * b_spread)
+    w_error = np.sqrt(variance)[:, None] * deviation / f.scale[:, None]
+    t = (c + u / weight) / f.scale  # the means
+    b_spread = f.solve(t)
+    b_variance = 1 / weight + t @ b_spread - f.penalty @ (b_spread * b_spread)
     b_error = np.sqrt(max(b_variance, 0)) * deviation if intercept else np.zeros(k)
-    objective = rss + penalty @ np.square(w.astype(np.float64))
-    w_bound = w_bound + np.abs(w_out) * (rounding - 2.0**-53)
-    b_bound = b_bound + np.abs(b) * (rounding - 2.0**-53)
-    digits = min(digits, -np.log10(ratio + rounding))
+    objective = rss + f.penalty @ np.square(w.astype(np.float64))
+    w_bound = w_bound + np.abs(w_out) * (rounding - HALF_ULP)
+    b_bound = b_bound + np.abs(b) * (rounding - HALF_ULP)
     # The objective rises by ||A d||^2 for an error d = (dw, db): centred columns times dw, and a shift of all rows.
-    rise = lengths @ w_bound + (np.sqrt(weight) * (np.abs(m) @ w_bound + b_bound) if intercept else 0)
+    rise = f.lengths @ w_bound + (np.sqrt(weight) * (np.abs(c) @ w_bound + b_bound) if intercept else 0)
     suboptimality = np.square(rise).sum()
-    trace = own.sum() + weight * (m @ m + 1)
+    trace = np.square(f.lengths).sum() + weight * (c @ c + 1)
     none = np.zeros(())
     return Solution(
         w=w_out,
         b=b,
         finite=np.asarray(True),
         rank=np.asarray(d),
-        condition=np.asarray(condition),
-        digits=np.asarray(digits),
+        condition=np.asarray(f.condition),
+        digits=np.asarray(min(digits, -np.log10(ratio + rounding))),
         objective=objective.sum(),
         suboptimality=suboptimality,
         gradient_norm=2 * np.sqrt(suboptimality * trace),
@@ -178,3 +259,8 @@ def attempt(
         scale=none,
         s_scale=none,
     )
+
+
+def _worst(bound: np.ndarray, value: np.ndarray, floor: np.ndarray) -> float:
+    """The largest relative bound; a value below the floor counts as the floor."""
+    return float(np.max(bound / np.maximum(np.maximum(np.abs(value), floor), 1e-300)))

@@ -94,7 +94,7 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
     """
     M = state.moments
     dtype = jnp.dtype(state.dtype)
-    penalty: Any = penalty_of(l2, jnp.zeros((), dtype))
+    penalty: Any = penalty_of(l2, dtype)
     options: dict[str, Any] = {
         "d": M.m.shape[0],
         "intercept": state.intercept,
@@ -102,8 +102,8 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
     }
     if isinstance(M.m, np.ndarray) and on_host(penalty):
         with np.errstate(all="ignore"):
-            return to_device(package(_exact.solve(M, to_host(penalty)[0], **options), state.single), dtype)
-    return package(_exact.solve(M, penalty, **options), state.single)
+            return to_device(package(_exact.solve(M, to_host(penalty)[0], **options), state.single, dtype), dtype)
+    return package(_exact.solve(M, penalty, **options), state.single, dtype)
 
 
 def _all_scales(M: Moments, intercept: bool) -> Any:

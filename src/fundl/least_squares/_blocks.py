@@ -1,0 +1,129 @@
+"""Sums over the rows of concrete arrays in plain floats, block by block so that each block stays in the cache.
+
+Narrow blocks run on as many threads as there are processors; wide ones leave them to numpy's matrix product.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ENTRIES = 1 << 18  # of a block
+NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
+WORTH_IT = 1 << 19  # entries of X from which a second thread pays
+
+
+class Rows(NamedTuple):
+    """X (n, d), Y (n, k) and weights (n,) or None, with the centre that is taken from each row."""
+
+    X: np.ndarray
+    Y: np.ndarray
+    s: np.ndarray | None
+    c: np.ndarray
+    cy: np.ndarray
+
+
+def blocks(n: int, d: int) -> list[slice]:
+    """Slices of the rows."""
+    rows = min(max(ENTRIES // max(d, 1), 1024), 16384)
+    return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
+
+
+def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
+    """Z^T S Z for Z = [X - c, Y - cy, 1] (the ones with an intercept only), in float64 from products in `dtype`."""
+    n, d = rows.X.shape
+    k = rows.Y.shape[1]
+    p = d + k + intercept
+    c, cy = rows.c.astype(dtype), rows.cy.astype(dtype)
+
+    def part(given: list[slice]) -> np.ndarray:
+        total = np.zeros((p, p))
+        room = np.empty((given[0].stop - given[0].start, p), dtype)
+        for at in given:
+            Z = room[: at.stop - at.start]
+            np.subtract(rows.X[at], c, out=Z[:, :d], dtype=dtype, casting="same_kind")
+            np.subtract(rows.Y[at], cy, out=Z[:, d : d + k], dtype=dtype, casting="same_kind")
+            if intercept:
+                Z[:, d + k] = 1
+            if rows.s is not None:
+                Z *= np.sqrt(rows.s[at]).astype(dtype)[:, None]
+            total += Z.T @ Z  # numpy hands this to syrk: half the work
+        return total
+
+    return shared(part, blocks(n, p), threads=p <= NARROW and n * p >= WORTH_IT)
+
+
+class Residuals(NamedTuple):
+    """Of r = Y - cy - (X - c) slope - beta: (X - c)^T S r, sums of s r, s r^2 and of the squared sizes of its terms."""
+
+    g: np.ndarray
+    g0: np.ndarray
+    rss: np.ndarray
+    noise: np.ndarray
+
+
+def residuals(rows: Rows, slope: np.ndarray, beta: np.ndarray, dtype: Any) -> Residuals:
+    """One pass over the data in `dtype`."""
+    n, d = rows.X.shape
+    k = rows.Y.shape[1]
+
+    def part(given: list[slice]) -> Residuals:
+        g, g0, rss = np.zeros((d, k), dtype), np.zeros(k, dtype), np.zeros(k, dtype)
+        noise = np.zeros(k)
+        room = np.empty((given[0].stop - given[0].start, d), dtype)
+        for at in given:
+            A = room[: at.stop - at.start]
+            np.subtract(rows.X[at], rows.c, out=A, dtype=dtype)
+            moved = A @ slope
+            moved += beta
+            r = rows.Y[at] - rows.cy.astype(dtype)
+            size = np.abs(r)
+            size += np.abs(moved)
+            r -= moved
+            q = r if rows.s is None else r * rows.s[at][:, None]
+            g += (q.T @ A).T
+            g0 += q.sum(axis=0)
+            rss += np.einsum("nk,nk->k", q, r)
+            weighted = size if rows.s is None else size * rows.s[at][:, None]
+            noise += np.einsum("nk,nk->k", size, weighted).astype(np.float64)
+        return Residuals(g, g0, rss, noise)
+
+    return shared(part, blocks(n, d), threads=n * d >= WORTH_IT)
+
+
+def shared(part: Callable[[list[slice]], Any], given: list[slice], *, threads: bool) -> Any:
+    """The sum of part(...) over the blocks, split among the processors; the order of the sum is fixed."""
+    workers = min(_processors(), len(given) // 2) if threads else 1
+    if workers < 2:
+        return part(given)
+    size = -(-len(given) // workers)
+    shares = [given[i : i + size] for i in range(0, len(given), size)]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        # Threads start with numpy's default error state.
+        return functools.reduce(_added, pool.map(_quietly(part), shares))
+
+
+def _quietly(part: Callable[[list[slice]], Any]) -> Callable[[list[slice]], Any]:
+    def run(given: list[slice]) -> Any:
+        with np.errstate(all="ignore"):
+            return part(given)
+
+    return run
+
+
+def _added(a: Any, b: Any) -> Any:
+    return type(a)(*map(np.add, a, b)) if isinstance(a, tuple) else a + b
+
+
+@functools.cache
+def _processors() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def sample(n: int, limit: int = 256) -> slice:
+    """Some rows, evenly spread."""
+    return slice(None, None, max(n // limit, 1))

@@ -1,0 +1,175 @@
+"""Ridge for many penalties from one factorisation, with leave-one-out and generalised cross-validation."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl import _check
+from fundl._precise import matmul, rows_dot, safe_divide
+from fundl._types import Array, ArrayLike, Linear
+from fundl.least_squares import _blocks
+from fundl.least_squares._blocks import Rows
+from fundl.least_squares._inputs import on_host, refuse_not_finite, shaped, to_device, to_host
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """The fits of m penalties.
+
+    Attributes:
+        l2: the penalties (m,).
+        params: `Linear` with w (m, d), b (m,), or w (m, d, k), b (m, k).
+        degrees_of_freedom: the trace of the hat matrix of each, the intercept among them (m,).
+        leave_one_out: weighted mean square of y_i minus the prediction of a fit without example i; (m,) or (m, k).
+        generalised: the generalised cross-validation n |r|^2 / (n - degrees_of_freedom)^2; (m,) or (m, k).
+    """
+
+    l2: Array
+    params: Linear
+    degrees_of_freedom: Array
+    leave_one_out: Array
+    generalised: Array
+
+    @property
+    def best(self) -> Array:
+        """The index of the penalty with the smallest leave-one-out error (summed over targets)."""
+        error = self.leave_one_out
+        return jnp.nanargmin(error if error.ndim == 1 else jnp.sum(error, axis=1))
+
+
+def ridge_path(
+    X: ArrayLike, y: ArrayLike, l2: ArrayLike, *, weights: ArrayLike | None = None, intercept: bool = True
+) -> Path:
+    """Ridge for many penalties; see `linear_regression.ridge_path`, where weights and intercept are explained.
+
+    >>> print(ridge_path([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0], [0.0, 2.0]).params.w.round(6))
+    [[2.]
+     [1.]]
+    """
+    X, y, weights = shaped(X, y, weights)
+    refuse_not_finite(X, y, weights)
+    _check.nonnegative("l2", l2)
+    penalties: Any = l2 if type(l2) is np.ndarray and l2.dtype == X.dtype else _check.array("l2", l2).astype(X.dtype)
+    _check.rank("l2", penalties, 1, shape="(m,), one for each fit")
+    _check.nonempty("l2", penalties)
+    Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
+    if not on_host(X, Y, penalties, weights):
+        return _traced(X, Y, penalties, weights, bool(intercept), single)
+    with np.errstate(all="ignore"):
+        wide_l2, s = to_host(penalties, weights)
+        w, b, trace, loo, gcv = _concrete(np.asarray(X), np.asarray(Y), wide_l2, s, bool(intercept))
+        return to_device(_path(wide_l2, w, b, trace, loo, gcv, single), X.dtype)
+
+
+def _path(l2: Any, w: Any, b: Any, trace: Any, loo: Any, gcv: Any, single: bool) -> Path:
+    shown = (lambda v: v[..., 0]) if single else (lambda v: v)
+    return Path(l2, Linear(shown(w), shown(b)), trace, shown(loo), shown(gcv))
+
+
+def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None, intercept: bool) -> tuple[Any, ...]:
+    """By the eigenvectors V of the (centred) Gram matrix: w = V (Lambda + l2)^-1 V^T Z^T S y."""
+    if s is not None and not s.all():
+        kept = s > 0
+        X, Y, s = X[kept], Y[kept], s[kept]
+    n, d = X.shape
+    k, m = Y.shape[1], len(l2)
+    if n == 0:
+        zero = np.zeros((m, k))
+        return np.zeros((m, d, k)), zero, np.zeros(m), zero * np.nan, zero * np.nan
+    weight = float(n if s is None else s.sum())
+    c, cy = np.zeros(d), np.zeros(k)
+    if intercept:
+        c, cy = (A.mean(axis=0, dtype=np.float64) if s is None else s @ A / weight for A in (X, Y))
+    rows = Rows(X, Y, s, c, cy)
+    V, values, target, left = _spectrum(rows, float(l2.min()), intercept)
+    # What is no more than rounding of the largest is no direction of the data: without penalty it gets nothing.
+    live = values > max(n, d) * 2.2e-16 * values.max(initial=0.0) * left
+    V, values = V[:, live], values[live]
+    filters = 1 / (values[:, None] + l2)  # (r, m)
+    coordinates = V.T @ target
+    w = np.einsum("dr,rm,rk->mdk", V, filters, coordinates, optimize=True)
+    turned = (filters[:, :, None] * coordinates[:, None, :]).reshape(len(values), m * k)
+
+    def part(given: list[slice]) -> Any:
+        loo, rss = np.zeros((m, k)), np.zeros((m, k))
+        for at in given:
+            B = (X[at] - c) @ V
+            centred = Y[at] - cy
+            q = np.ones(len(B)) if s is None else s[at]
+            r = centred[:, None, :] - (B @ turned).reshape(-1, m, k)
+            rss += (q @ np.square(r).reshape(len(B), m * k)).reshape(m, k)
+            # 1 - h_i, of which rounding must not make an infinite residual
+            rest = (1 - q * (intercept / weight))[:, None] - q[:, None] * (np.square(B) @ filters)
+            r /= np.where(rest > 1e-14, rest, np.nan)[:, :, None]
+            loo += (q @ np.square(r).reshape(len(B), m * k)).reshape(m, k)
+        return np.stack([loo, rss])
+
+    loo, rss = _blocks.shared(part, _blocks.blocks(n, d + m * (1 + k)), threads=n * (d + m) >= _blocks.WORTH_IT)
+    trace = (values[:, None] * filters).sum(axis=0) + intercept
+    b = cy - np.einsum("d,mdk->mk", c, w)
+    slack = weight - trace
+    gcv = weight * rss / np.where(slack > 0, slack, np.nan)[:, None] ** 2
+    return w, b if intercept else np.zeros((m, k)), trace, loo / weight, gcv
+
+
+def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """V, Lambda >= 0 of Z^T S Z, then Z^T S (Y - cy), and the relative size below which Lambda is rounding over n eps.
+
+    From the Gram matrix where the condition with the smallest penalty leaves ten digits; from the SVD of Z otherwise,
+    which does not square the condition, and where there are fewer rows than columns.
+    """
+    n, d = rows.X.shape
+    if n > d:
+        G = _blocks.gram(rows, intercept, np.float64)
+        values, V = np.linalg.eigh(G[:d, :d])
+        if np.isfinite(values).all() and values[0] + smallest > 1e-6 * values[-1]:
+            return V, np.maximum(values, 0), G[:d, d : d + rows.Y.shape[1]], 1.0
+    Z = rows.X - rows.c
+    if rows.s is not None:
+        Z = Z * np.sqrt(rows.s)[:, None]
+    target = _blocks.residuals(rows, np.zeros((d, rows.Y.shape[1])), np.zeros(rows.Y.shape[1]), np.float64).g
+    if n > 2 * d:
+        Z = np.linalg.qr(Z, mode="r")
+    _, sigma, Vt = np.linalg.svd(Z, full_matrices=False)
+    return Vt.T, sigma**2, target, max(n, d) * 2.2e-16
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, single: bool) -> Path:
+    """One Cholesky factor for each penalty: dearer than eigenvectors, with derivatives that are always finite."""
+    keep = None if s is None else (s != 0)[:, None]
+    if keep is not None:
+        X, Y = jnp.where(keep, X, jnp.zeros_like(X)), jnp.where(keep, Y, jnp.zeros_like(Y))
+    s = jnp.ones_like(X[:, 0]) if s is None else s
+    weight = jnp.sum(s)
+    zero = jnp.zeros((), X.dtype)
+    c, cy = (safe_divide(rows_dot(A, s), weight) if intercept else jnp.zeros_like(A[0]) for A in (X, Y))
+    Z, T = X - c[None, :], Y - cy[None, :]
+    G, C = rows_dot(Z, s[:, None] * Z), rows_dot(Z, s[:, None] * T)
+    scale = jnp.sqrt(jax.lax.stop_gradient(jnp.diagonal(G)))
+    eye = jnp.eye(X.shape[1], dtype=X.dtype)
+
+    def one(penalty: Array) -> tuple[Array, ...]:
+        size = jnp.sqrt(scale**2 + jax.lax.stop_gradient(penalty))
+        size = jnp.where(size > 0, size, jnp.ones_like(size))
+        L = jnp.linalg.cholesky((G + penalty * eye) / size[:, None] / size[None, :])
+        solve = functools.partial(jax.scipy.linalg.solve_triangular, L, lower=True)
+        w = solve(solve(C / size[:, None]), trans=1) / size[:, None]
+        M = solve(eye) / size[None, :]
+        H = matmul(Z, M.T)
+        share = s * (jnp.sum(H * H, axis=1) + (safe_divide(jnp.ones_like(weight), weight) if intercept else zero))
+        r = T - matmul(Z, w)
+        trace = jnp.sum(share)
+        loo = safe_divide(r, (1 - share)[:, None])
+        rss, cross = (rows_dot(v * v, s) for v in (r, loo))
+        slack = weight - trace
+        b = cy - matmul(c[None, :], w)[0] if intercept else jnp.zeros_like(cy)
+        return w, b, trace, safe_divide(cross, weight), weight * safe_divide(rss, slack**2)
+
+    w, b, trace, loo, gcv = jax.lax.map(one, l2)
+    return _path(l2, w, b, trace, loo, gcv, single)

@@ -1,0 +1,165 @@
+"""Ridge paths, influence and intervals against brute force: every example left out and every penalty fitted alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import least_squares as ls
+from fundl import linear_regression as lr
+
+L2 = np.array([0.0, 0.3, 2.0])
+
+
+def data(k=None, weighted=False, n=12):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 3)) + np.array([5.0, 0.0, -1.0])
+    y = rng.normal(size=n if k is None else (n, k))
+    return X, y, rng.integers(1, 4, size=n).astype(float) if weighted else None
+
+
+def without(X, y, s, i, l2, intercept):
+    """The residual of example i in the fit of the others."""
+    keep = np.arange(len(X)) != i
+    p = lr.fit(X[keep], y[keep], l2=l2, weights=None if s is None else s[keep], intercept=intercept).params
+    return y[i] - np.asarray(X[i] @ p.w + p.b)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize(("k", "weighted"), [(None, False), (2, True)])
+def test_each_penalty_is_the_fit_and_each_example_is_left_out(intercept, k, weighted):
+    X, y, s = data(k, weighted)
+    path = lr.ridge_path(X, y, L2, weights=s, intercept=intercept)
+    weight = np.ones(len(X)) if s is None else s
+    for j, l2 in enumerate(L2):
+        found = lr.fit(X, y, l2=l2, weights=s, intercept=intercept)
+        np.testing.assert_allclose(path.params.w[j], found.params.w, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(path.params.b[j], found.params.b, rtol=1e-12, atol=1e-14)
+        alone = np.stack([without(X, y, s, i, l2, intercept) for i in range(len(X))])
+        np.testing.assert_allclose(path.leave_one_out[j], np.average(alone**2, axis=0, weights=weight), rtol=1e-12)
+        effect = lr.influence(X, y, l2=l2, weights=s, intercept=intercept)
+        np.testing.assert_allclose(effect.leave_one_out, alone, rtol=1e-11)
+        p = path.degrees_of_freedom[j]
+        np.testing.assert_allclose(effect.leverage.sum(), p, rtol=1e-13)
+        rss = np.sum((weight * np.asarray(effect.residuals).T ** 2).T, axis=0)
+        np.testing.assert_allclose(path.generalised[j], weight.sum() * rss / (weight.sum() - p) ** 2, rtol=1e-12)
+        np.testing.assert_allclose(rss / (weight.sum() - p), found.certificate.residual_deviation**2, rtol=1e-12)
+    assert path.best == np.argmin(np.sum(np.asarray(path.leave_one_out).reshape(3, -1), axis=1))
+
+
+@pytest.mark.parametrize("intercept", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_influence_is_the_derivative_of_the_fit_and_cooks_distance_that_of_the_predictions(intercept):
+    X, y, _ = data()
+    s, l2 = np.ones(12), 0.3
+    effect = lr.influence(X, y, l2=l2, intercept=intercept)
+    d = jax.jacfwd(lambda s: lr.fit(jnp.asarray(X), jnp.asarray(y), l2=l2, weights=s, intercept=intercept).params)(s)
+    np.testing.assert_allclose(effect.d_params.w, np.moveaxis(np.asarray(d.w), -1, 0), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(effect.d_params.b, d.b, rtol=1e-10, atol=1e-13)
+    # Cook's definition for ordinary least squares: how far all predictions move when i is left out
+    effect, found = (f(X, y, intercept=intercept) for f in (lr.influence, lr.fit))
+    for i in range(12):
+        keep = np.arange(12) != i
+        other = lr.fit(X[keep], y[keep], intercept=intercept).params
+        moved = np.asarray(lr.predict(found.params, X) - lr.predict(other, X))
+        expected = moved @ moved / ((3 + intercept) * found.certificate.residual_deviation**2)
+        np.testing.assert_allclose(effect.cooks_distance[i], expected, rtol=1e-11)
+
+
+def test_interval_is_the_textbooks():
+    X, y, _ = data()
+    new = data()[0][:4] + 1
+    A, B = (np.column_stack([v, np.ones(len(v))]) for v in (X, new))
+    theta = np.linalg.lstsq(A, y)[0]
+    r = y - A @ theta
+    t = 2.306004135204166  # of 8 degrees of freedom at 0.975
+    spread = np.einsum("qi,ij,qj->q", B, np.linalg.inv(A.T @ A), B)
+    for of_mean in (False, True):
+        found = lr.interval(X, y, new, of_mean=of_mean)
+        half = t * np.sqrt(r @ r / 8 * (spread + (not of_mean)))
+        np.testing.assert_allclose(found.y_hat, B @ theta, rtol=1e-12)
+        np.testing.assert_allclose(found.low, B @ theta - half, rtol=1e-11)
+        np.testing.assert_allclose(found.high, B @ theta + half, rtol=1e-11)
+    # 95 of 100 new targets fall inside
+    rng = np.random.default_rng(1)
+    inside = []
+    for _ in range(300):
+        X, y = rng.normal(size=(8, 2)), rng.normal(size=8)
+        found = ls.interval(X, y, rng.normal(size=(4, 2)), level=0.8)
+        fresh = rng.normal(size=4)
+        inside.append((found.low < fresh) & (fresh < found.high))
+    assert abs(np.mean(inside) - 0.8) < 0.04
+
+
+def test_the_same_in_a_trace_with_derivatives():
+    X, y, s = data(2, True)
+    X32 = X.astype(np.float32)
+    for f, given in (
+        (lambda X, y, s: lr.ridge_path(X, y, jnp.asarray(L2, X.dtype), weights=s), (X, y, s)),
+        (lambda X, y, s: lr.influence(X, y, l2=0.3, weights=s), (X, y, s)),
+        (lambda X, y, s: lr.interval(X, y, X[:2] + 1, l2=0.3, weights=s), (X, y, s)),
+    ):
+        for a, b in zip(jax.tree.leaves(jax.jit(f)(*given)), jax.tree.leaves(f(*given)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+    def error(X, l2):
+        return lr.ridge_path(X, y[:, 0], l2).leave_one_out.sum()
+
+    direction, h = np.random.default_rng(2).normal(size=X.shape), 1e-6
+    slope = jax.jvp(error, (jnp.asarray(X), jnp.asarray(L2[1:])), (jnp.asarray(direction), jnp.zeros(2)))[1]
+    np.testing.assert_allclose(
+        slope, (error(X + h * direction, L2[1:]) - error(X - h * direction, L2[1:])) / (2 * h), rtol=1e-7
+    )
+    # Equal singular values
+    square = jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
+    assert np.isfinite(jax.grad(lambda X: lr.ridge_path(X, jnp.arange(6.0), L2[1:]).leave_one_out.sum())(square)).all()
+    found = lr.ridge_path(X32, y.astype(np.float32), L2.astype(np.float32))
+    assert found.params.w.dtype == found.leave_one_out.dtype == np.float32
+    np.testing.assert_allclose(found.params.w, lr.ridge_path(X32.astype(float), y, L2).params.w, rtol=1e-4, atol=1e-5)
+
+
+def test_ill_conditioned_and_dependent_columns():
+    X, y, _ = data()
+    close = np.column_stack([X, X[:, 0] + 1e-6 * X[:, 1] ** 2])
+    path = lr.ridge_path(close, y, np.array([0.0, 1e-20]))
+    expected = lr.fit(close, y).params.w
+    np.testing.assert_allclose(path.params.w[0], expected, rtol=1e-8)
+    twice = np.column_stack([X, X[:, 0]])
+    path, effect = lr.ridge_path(twice, y, np.array([0.0])), lr.influence(twice, y)
+    np.testing.assert_allclose(path.params.w[0], lr.fit(twice, y).params.w, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(effect.leverage, lr.influence(X, y).leverage, rtol=1e-10)
+    np.testing.assert_allclose(path.leave_one_out[0], np.mean(lr.influence(X, y).leave_one_out ** 2), rtol=1e-10)
+    assert np.isnan(jax.jit(lr.influence)(twice, y).leverage).all()
+    # An example that decides its own prediction has no residual without it; few rows, many columns.
+    alone = np.column_stack([X, np.arange(12) == 0])
+    assert np.isnan(lr.influence(alone, y).leave_one_out[0])
+    assert np.isnan(lr.ridge_path(alone, y, np.zeros(1)).leave_one_out).all()
+    wide = lr.ridge_path(X[:3], y[:3], L2[1:])
+    np.testing.assert_allclose(wide.params.w[0], lr.fit(X[:3], y[:3], l2=0.3).params.w, rtol=1e-12)
+
+
+def test_many_rows_in_blocks_and_threads():
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(70_000, 8)) + 3, rng.normal(size=70_000)
+    s = rng.integers(0, 3, size=70_000).astype(float)
+    X[s == 0] = np.nan
+    path = lr.ridge_path(X, y, L2, weights=s)
+    keep = s > 0
+    effect = ls.influence(X[keep], y[keep], l2=2.0, weights=s[keep])
+    np.testing.assert_allclose(path.leave_one_out[2], np.average(effect.leave_one_out**2, weights=s[keep]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda X, y: lr.ridge_path(X, y, 1.0), ValueError, "l2 must have shape"),
+        (lambda X, y: lr.ridge_path(X, y, [1.0, -1.0]), ValueError, "negative"),
+        (lambda X, y: lr.ridge_path(X, y, []), ValueError, "empty"),
+        (lambda X, y: lr.interval(X, y, X[:, :2]), ValueError, "3 columns"),
+        (lambda X, y: lr.interval(X, y, X, level=95), ValueError, "level"),
+        (lambda X, y: lr.influence(X, np.where(y == y[0], np.nan, y)), ValueError, "finite"),
+    ],
+)
+def test_refusals(call, error, message):
+    X, y, _ = data()
+    with pytest.raises(error, match=message):
+        call(X, y)
