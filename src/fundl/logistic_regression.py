@@ -136,6 +136,11 @@ def fit(
     Source: Bishop, Pattern Recognition and Machine Learning, 4.3.3; the bound: Bach, Self-concordant analysis for
     logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.
     """
+    found = newton.fit_concrete(
+        X, y, k=1, l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol, max_steps=max_steps
+    )
+    if found is not None:
+        return found
     X, y, weights = inputs(X, y, weights)
     return newton.fit(
         X, y[:, None], link="sigmoid", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,

@@ -142,6 +142,13 @@ def fit(
     Source: Bishop, Pattern Recognition and Machine Learning, 4.3.4; the bound: Bach, Self-concordant analysis for
     logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.
     """
+    if num_classes is None or (isinstance(num_classes, int) and num_classes >= 2):
+        found = newton.fit_concrete(
+            X, y, k=num_classes, l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
+            max_steps=max_steps,
+        )  # fmt: skip
+        if found is not None:
+            return found
     X, Y, weights = inputs(X, y, weights, num_classes)
     return newton.fit(
         X, Y, link="softmax", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,

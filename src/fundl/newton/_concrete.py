@@ -1,0 +1,234 @@
+"""Concrete rows on the CPU: the same minimum and the same proof through NumPy, with nothing to compile.
+
+What is not plainly solved here (separable or dependent columns without a penalty, a step that does not converge, input
+that is to be refused) is left to the compiled program: `fit` then returns None.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fundl._result import Certificate, Fit, Status
+from fundl._types import Linear
+from fundl.newton import _conjugate, _passes, _sampled
+from fundl.newton._passes import LARGE, N, Rows
+
+EPS = float(np.finfo(np.float64).eps)
+DENSE = {True: 400, False: 150}  # of k == 1: rows of a Hessian that is formed
+
+
+class Numbers(NamedTuple):
+    """The options as Python floats."""
+
+    l2: float
+    tol: float
+    max_steps: int
+
+
+def fit_concrete(
+    X: Any, y: Any, *, k: int | None, l2: Any, l1: Any, weights: Any, intercept: bool, method: str, tol: Any,
+    max_steps: Any,
+) -> Fit | None:  # fmt: skip
+    """The `Fit` of concrete rows on the CPU, or None where the compiled program is to look at them.
+
+    X (n, d); y (n,), in [0, 1] for k = 1, else integer classes, counted where k is None. The options l2=, l1= (0 only),
+    weights=, intercept=, method= ("auto" only), tol= and max_steps= are those of the two models.
+
+    >>> found = fit_concrete(
+    ...     np.arange(4.0)[:, None], np.array([0, 1, 0, 1]), k=1, l2=0.0, l1=0.0, weights=None, intercept=True,
+    ...     method="auto", tol=0.0, max_steps=200,
+    ... )
+    >>> print(round(float(found.params.w[0]), 3), found.status)
+    0.908 converged
+    """
+    numbers = _options(l2, l1, tol, max_steps)
+    given = _read(X, y, k, weights) if numbers is not None and method == "auto" else None
+    if given is None or numbers is None:
+        return None
+    data, labels, s, k, soft = given
+    dtype = data.dtype
+    with np.errstate(all="ignore"):
+        rows, m, scale = _standardised(data, labels, s, k, soft, intercept)
+        K = np.append(numbers.l2 / scale**2, 0.0)
+        dense = len(K) * k <= DENSE[k == 1]
+        if not dense and numbers.l2 == 0:
+            return None
+        try:
+            found = (_sampled.newton if dense else _conjugate.minimise)(rows, K, numbers.tol, numbers.max_steps)
+        except np.linalg.LinAlgError:
+            return None
+        if found is None or not _ended_well(found, numbers):
+            return None
+        return _package(found, rows, m, scale, numbers, dtype)
+
+
+def _on_host(x: Any) -> N | None:
+    if isinstance(x, np.ndarray):
+        return x if x.dtype.kind in "fiub" else None
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.dtype.name not in _PLAIN:
+        return None
+    devices = x.devices()
+    return np.asarray(x) if len(devices) == 1 and next(iter(devices)).platform == "cpu" else None
+
+
+_PLAIN = ("float64", "float32", "int64", "int32", "int8", "uint8", "bool")
+
+
+def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
+    """X, y, weights, k and whether labels are soft; None for what is not plainly good."""
+    X, y = _on_host(X), _on_host(y)
+    if X is None or y is None or X.ndim != 2 or y.ndim != 1 or len(X) != len(y) or X.size == 0:
+        return None
+    if X.dtype.kind != "f" or X.dtype.itemsize < 4:
+        return None
+    both = [v.dtype for v in (X, y) if v.dtype.kind == "f"]
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*both))
+    if dtype == np.float32 or X.dtype == dtype:
+        X = X.astype(dtype, copy=False)
+    else:
+        return None
+    s = None
+    if weights is not None:
+        s = _on_host(weights)
+        if s is None or s.shape != y.shape or not np.all(np.isfinite(s) & (s >= 0)):
+            return None
+        s = s.astype(dtype, copy=False).astype(np.float64, copy=False)
+        keep = s > 0
+        if not keep.all():
+            X, y, s = X[keep], y[keep], s[keep]
+        if len(y) == 0:
+            return None
+        if np.all(s == 1):
+            s = None
+    soft = False
+    if k == 1:
+        y = y.astype(dtype, copy=False).astype(np.float64, copy=False)
+        soft = not np.all((y == 0) | (y == 1))
+        if soft and not np.all((y >= 0) & (y <= 1)):
+            return None
+        total = y.sum() if s is None else s @ y
+        if total <= 0 or total >= (len(y) if s is None else s.sum()):
+            return None
+        y = y if soft else 1 - 2 * y
+    else:
+        if y.dtype.kind not in "iu" or y.min() < 0:
+            return None
+        counts = np.bincount(y) if y.max() < 10_000 else None
+        k = max(int(y.max()) + 1, 2) if k is None else k
+        if counts is None or len(counts) > k or len(counts) < k or not counts.all():
+            return None
+    return X, y, s, k, soft
+
+
+def _options(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
+    values = []
+    for v in (l2, l1, tol):
+        if isinstance(v, jax.core.Tracer) or np.ndim(v) != 0 or isinstance(v, (str, bytes, complex)) or v is None:
+            return None
+        v = float(v)
+        if not 0 <= v < np.inf:
+            return None
+        values.append(v)
+    if isinstance(max_steps, jax.core.Tracer) or int(max_steps) < 1 or values[1] != 0:
+        return None
+    return Numbers(values[0], values[2], int(max_steps))
+
+
+def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) -> tuple[Rows, N, N]:
+    """The rows with m and scale, from a sample where X is large and its offsets do not matter."""
+    rows = Rows(X, y, s, k, soft, intercept, None)
+    zero = np.zeros(X.shape[1])
+    if X.size > LARGE:
+        sample = X[:: max(1, len(X) // 4096)].astype(np.float64, copy=False)
+        scale = _power_of_two(np.sqrt(np.mean(sample * sample, axis=0)))
+        m = sample.mean(axis=0)
+        if not intercept or np.all(np.abs(m) <= 8 * sample.std(axis=0)) or np.all(np.abs(m) <= scale):
+            return rows._replace(scale=scale), zero, scale
+    n, d = X.shape
+    share = np.full(n, 1 / n) if s is None else s / s.sum()
+    Z = np.empty((n, d + 1))
+    U = Z[:, :-1]
+    m = zero
+    if intercept:
+        m = share @ X
+        np.subtract(X, m, out=U)
+        again = share @ U
+        sample = U[:: max(1, n // 1024)]
+        spread = np.sqrt(np.einsum("ij,ij->j", sample, sample) / len(sample))
+        doubtful = np.abs(again) > 1e-3 * spread
+        if doubtful.any():  # what a large offset left; a column that does not vary is to be 0
+            own = X[:, doubtful].astype(np.float64)
+            m[doubtful] = np.clip(m[doubtful] + again[doubtful], own.min(axis=0), own.max(axis=0))
+            U[:, doubtful] = own - m[doubtful]
+    else:
+        U[:] = X
+    sample = U[:: max(1, n // 1024)]
+    within = np.sqrt(np.einsum("ij,ij->j", sample, sample) / len(sample))
+    unseen = ~(within > 1e-100)
+    if unseen.any():
+        within[unseen] = np.abs(U[:, unseen]).max(axis=0)
+    scale = _power_of_two(within)
+    U /= scale
+    Z[:, -1] = float(intercept)
+    return rows._replace(X=Z), m, scale
+
+
+def _power_of_two(x: N) -> N:
+    usable = np.isfinite(x) & (x > 0)
+    _, e = np.frexp(np.where(usable, x, 1.0))
+    return np.where(usable, np.ldexp(1.0, e - 1), 1.0)
+
+
+def _ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
+    """As `_fit._solution` decides that a fit has converged."""
+    if not (np.isfinite(found.f) and np.all(np.isfinite(found.theta))):
+        return False
+    converged = found.bound <= max(numbers.tol, np.sqrt(EPS) / 100) * found.f
+    return bool(converged or (found.solved and numbers.l2 > 0))
+
+
+def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
+    k, d, free = rows.k, len(m), numbers.l2 == 0
+    w = found.theta[:-1] / scale[:, None]
+    b = found.theta[-1] - m @ w if rows.intercept else np.zeros(k)
+    if k > 1:
+        b = b - b.mean()
+    g = scale[:, None] * found.g[:-1] + m[:, None] * found.g[-1]
+    size = np.max(np.abs(b) + np.sum(np.abs(m[:, None] * w), axis=0)) * (2 * EPS if rows.intercept else 0)
+    total = len(rows.y) if rows.s is None else float(rows.s.sum())
+    bound, f = found.bound + np.abs(found.g[-1]).sum() * size + total * size * size / 2, found.f
+    if dtype != np.float64:
+        w, b = w.astype(dtype), b.astype(dtype)
+        theta = np.concatenate([w * scale[:, None].astype(np.float64), (b + m @ w.astype(np.float64))[None, :]])
+        rounded = _passes.full(rows, theta).f + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
+        bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
+    w_error, b_error = np.full((d, k), np.nan), np.full(k, np.nan)
+    if free and found.covariance is not None:
+        C = found.covariance.reshape(d + 1, k, d + 1, k)
+        to_b = np.append(-m / scale, 1.0)
+        w_error = np.sqrt(np.einsum("iaia->ia", C)[:-1]) / scale[:, None]
+        b_error = np.sqrt(np.einsum("i,iaja,j->a", to_b, C, to_b)) if rows.intercept else np.zeros(k)
+
+    def shown(w: Any, b: Any) -> Linear:
+        w, b = w.astype(dtype, copy=False), b.astype(dtype, copy=False)
+        return Linear(w[:, 0], b[0]) if k == 1 else Linear(w, b)
+
+    def number(v: float) -> Any:
+        return np.asarray(v, dtype)
+
+    def whole(v: Any) -> Any:
+        return np.asarray(v, np.int32)
+
+    nothing = shown(np.full((d, k), np.nan), np.full(k, np.nan))
+    certificate = Certificate(
+        converged=whole(1).astype(bool),
+        steps=whole(found.steps),
+        gradient_norm=number(np.sqrt(np.sum(g * g) + np.sum(found.g[-1] ** 2))),
+        objective=number(f),
+        suboptimality=number(bound),
+        rank=None if found.rank is None else whole(found.rank),
+        standard_errors=shown(w_error, b_error),
+        direction=nothing,
+    )
+    return jax.device_put(Fit(shown(w, b), certificate, whole(Status.converged)))

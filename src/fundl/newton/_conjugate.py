@@ -1,0 +1,192 @@
+"""Newton's method on concrete rows for many columns or classes: Hessians are only multiplied by vectors, in float32.
+
+The gradient stays in float64 and is that of all rows, so nothing of the sample or of float32 is left in the minimum.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from fundl.newton import _passes
+from fundl.newton._passes import N, Rows
+from fundl.newton._sampled import Found, Memory, quadratic, rank, rounding, sample
+
+EPS = float(np.finfo(np.float64).eps)
+LITTLE = 5_000_000  # n d k up to which no sample is taken
+NARROW = 1000  # columns up to which the preconditioner is a matrix
+MOST = 200  # products for one step
+
+
+class Model(NamedTuple):
+    """The Hessian at a theta, from sampled rows, and what preconditions it."""
+
+    X: N  # (m, D), float32
+    p: N  # (m, k), float32: probabilities of the classes, or the weighted curvature of a single logit
+    s: N  # (m, 1), float32
+    K: N  # (D, 1), float32
+    inverse: N  # (D, D) or, of a diagonal, (D, 1); float32
+
+    def times(self, v: N) -> N:
+        """H v."""
+        if self.p.shape[1] == 1:
+            u = self.X @ v[:, 0]
+            u *= self.p[:, 0]
+            return self.K * v + (u @ self.X)[:, None]
+        u = self.X @ v
+        u = self.p * (u - np.einsum("nk,nk->n", self.p, u)[:, None])
+        u *= self.s
+        return self.K * v + (u.T @ self.X).T
+
+    def precondition(self, r: N) -> N:
+        return self.inverse * r if self.inverse.shape[1] == 1 else self.inverse @ r
+
+    def solve(self, g: N, accuracy: float) -> N:
+        """H^-1 g by preconditioned conjugate gradients."""
+        size = float(np.linalg.norm(g))
+        r = (g / size).astype(np.float32)
+        x = np.zeros_like(r)
+        y = self.precondition(r)
+        d, rho = y, float(np.vdot(r, y))
+        first = rho
+        for _ in range(MOST):
+            Hd = self.times(d)
+            curve = float(np.vdot(d, Hd))
+            if not curve > 0:
+                break
+            a = np.float32(rho / curve)
+            x += a * d
+            r = r - a * Hd
+            y = self.precondition(r)
+            before, rho = rho, float(np.vdot(r, y))
+            if not rho > accuracy * accuracy * first:
+                break
+            d = y + np.float32(rho / before) * d
+        if x.shape[1] > 1:
+            x[-1] -= x[-1].mean()
+        return x.astype(np.float64) * size
+
+
+def model(part: Rows, narrow: N, times: float, K: N, theta: N, old: Model | None) -> Model:
+    """The model at theta; the preconditioner of an old one serves again while the curvature is of the same size."""
+    p = _passes.at(part, theta)[1]
+    s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
+    mean = (p * (1 - p)).mean(axis=1) * s[:, 0]
+    c = mean.astype(np.float32)
+    p = c[:, None] if part.k == 1 else p.astype(np.float32)
+    free = 0.0 if part.intercept else 1.0
+    if old is not None and narrow.shape[1] > NARROW:
+        inverse = old.inverse
+    elif narrow.shape[1] <= NARROW:
+        M = _passes.weighted_gram(narrow, c).astype(np.float64)
+        M.flat[:: len(M) + 1] += K + 1e-6 * M.diagonal()
+        M[-1, -1] += free
+        inverse = np.linalg.inv(M)
+    else:
+        diagonal = float(c.mean()) * np.einsum("ij,ij->j", narrow, narrow) + K
+        diagonal[-1] += free
+        inverse = 1 / diagonal[:, None]
+    return Model(narrow, p, s.astype(np.float32), K.astype(np.float32)[:, None], inverse.astype(np.float32))
+
+
+class Levelled(NamedTuple):
+    """theta with the best intercepts for its w, and what bounds f - f* there."""
+
+    theta: N
+    f: float
+    left: float  # of the gradient in b
+    moved: float  # norm2 of the change of dL/dz
+
+
+def level(rows: Rows, K: N, theta: N, z: N) -> Levelled:
+    """Newton's method in b alone, which needs no pass over X."""
+    _, before, p = _passes.loss(rows, z)
+    b, a = np.zeros(rows.k), before
+    for _ in range(4 if rows.intercept else 0):
+        weighted = p if rows.s is None else p * rows.s[:, None]
+        H = np.diag(weighted.sum(axis=0)) - weighted.T @ p
+        if rows.k > 1:
+            H += H.diagonal().max() / rows.k
+        b = b - np.linalg.solve(H, a.sum(axis=0))
+        _, a, p = _passes.loss(rows, z + b)
+    f, a, _ = _passes.loss(rows, z + b)
+    theta = np.concatenate([theta[:-1], theta[-1:] + b])
+    left = float(np.abs(a.sum(axis=0)).sum() + EPS * np.abs(a).sum()) if rows.intercept else 0.0
+    return Levelled(theta, f + quadratic(K, theta), left, float(np.linalg.norm(a - before)))
+
+
+def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled) -> float:
+    """The bound of `_subspace.strong_convexity`: the gradient in w has moved by norm2 of z_j times that of dL/dz."""
+    u = (np.abs(g) + error + (at.moved + at.left) * norms[:, None])[:-1]
+    reach = float(np.abs(z).max()) * (1 if z.shape[1] == 1 else 2) + 1
+    return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * reach
+
+
+def hopeful(K: N, g: N) -> float:
+    """About what `proved` will be."""
+    u = np.abs(g[:-1]) + np.abs(g[-1]).max()
+    return float(np.sum(u * u / (2 * K[:-1, None])))
+
+
+def descend(
+    rows: Rows, weight: float, K: N, theta: N, part: Rows, narrow: N, times: float, tol: float, enough: float,
+    max_steps: int,
+) -> Found | None:  # fmt: skip
+    """From theta to the minimum over `rows`, with the curvature of `part`; enough > 0: only to delta <= enough f."""
+    same = rows is part
+    norms = _passes.column_norms(rows)
+    now = _passes.full(rows, theta)
+    memory, current, steps, before = Memory(), None, 0, np.inf
+    while True:
+        g = weight * now.g + K[:, None] * theta
+        f = weight * now.f + quadratic(K, theta)
+        if current is None or same:
+            current = model(part, narrow, times, K, theta, current)
+        # Far out an inexact step does as well; later each costs a pass over all rows.
+        accuracy = 0.2 if before > 0.1 * f else 0.02
+        v = -memory.times(functools.partial(current.solve, accuracy=accuracy), g)
+        delta = -float(np.vdot(g, v))
+        if not delta >= 0:
+            return None
+        if enough > 0 and delta <= enough * f:
+            return Found(theta, f, g, np.inf, steps, False, None, None)
+        last = steps >= max_steps or (enough == 0 and hopeful(K, g) <= tol * f)
+        if last or delta < 1e-16 * f:
+            error = rounding(rows, K, norms, now, theta)
+            floor = float(np.vdot(error, np.abs(current.precondition(error.astype(np.float32)))))
+            at_rest = delta <= floor / 4 or (before < 1e3 * floor and delta >= before / 4)
+            if last or at_rest:
+                at = level(rows, K, theta, now.z)
+                bound = proved(K, norms, now.z, g, error, at)
+                if at_rest or steps >= max_steps or bound <= tol * at.f:
+                    g[-1] = 0.0
+                    return Found(at.theta, at.f, g, bound, steps, bool(at_rest), None, None)
+        t = 1.0
+        while True:
+            trial = _passes.full(rows, theta + t * v)
+            if weight * trial.f + quadratic(K, theta + t * v) <= f - 0.1 * t * delta or delta <= 1e-9 * f:
+                break
+            t /= 4
+            if t < 1e-6:
+                return None
+        if not same:
+            memory.add(t * v, weight * trial.g + K[:, None] * (theta + t * v) - g)
+        theta, now, steps, before = theta + t * v, trial, steps + 1, delta
+
+
+def minimise(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
+    """First on a sample where there are many rows, then on all."""
+    n, d = len(rows.y), rows.X.shape[1]
+    part, times = sample(rows, n if n * d * rows.k <= LITTLE else max(n // 8, 4 * d))
+    narrow = part.X.astype(np.float32)
+    theta = np.zeros((len(K), rows.k))
+    if len(part.y) == n:
+        found = descend(part, 1.0, K, theta, part, narrow, 1.0, tol, 0.0, max_steps)
+    else:
+        begun = descend(part, times, K, theta, part, narrow, times, 0.0, 1e-3, max_steps)
+        if begun is None:
+            return None
+        found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps)
+    if found is None or d > 400 or len(part.y) < n:
+        return found
+    return found._replace(rank=rank(part, True))

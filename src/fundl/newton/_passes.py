@@ -1,0 +1,157 @@
+"""Passes over concrete rows in NumPy: X is read once for margins and gradient, in blocks that stay in the cache."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+N = np.ndarray
+BLOCK = 1 << 22  # bytes of X in a block
+WHOLE = 1 << 26  # bytes of X up to which it is taken as one block
+LARGE = 1 << 22  # entries of X from which no copy is made
+
+
+class Rows(NamedTuple):
+    """n rows of the design Z = [(X - m) / scale, 1]: Z itself or, for large X, the data, scaled where they are used."""
+
+    X: N  # (n, D), standardised with the column of ones, where `scale` is None; (n, d), the data, where it is not
+    y: N  # sigmoid: 1 - 2 y, and y itself for soft labels; softmax: integer classes
+    s: N | None  # (n,)
+    k: int  # 1: sigmoid
+    soft: bool  # labels between 0 and 1
+    intercept: bool
+    scale: N | None  # (d,)
+
+    def some(self, rows: slice) -> "Rows":
+        """A part of the rows, standardised."""
+        X = self.X[rows].astype(np.float64, copy=False)
+        X = X if self.scale is None else with_ones(X / self.scale, self.intercept)
+        return self._replace(X=X, y=self.y[rows], s=None if self.s is None else self.s[rows], scale=None)
+
+
+class Pass(NamedTuple):
+    """What one pass finds at theta."""
+
+    f: float  # sum_i s_i L_i
+    g: N  # (D, k), of that
+    alpha: float  # norm2 of dL/dz
+    z: N  # (n, k)
+
+
+def with_ones(X: N, intercept: bool) -> N:
+    """X and a last column of ones; of zeros without intercept."""
+    return np.concatenate([X, np.full((len(X), 1), float(intercept), X.dtype)], axis=1)
+
+
+def logits(rows: Rows, theta: N) -> N:
+    """Z theta (n, k)."""
+    if rows.k == 1:
+        v = theta[:, 0]
+        z = rows.X @ v if rows.scale is None else rows.X @ (v[:-1] / rows.scale) + v[-1]
+        return z[:, None]
+    return rows.X @ theta if rows.scale is None else rows.X @ (theta[:-1] / rows.scale[:, None]) + theta[-1]
+
+
+def back(rows: Rows, alpha: N) -> N:
+    """Z^T alpha (D, k)."""
+    g = (alpha[:, 0] @ rows.X)[:, None] if rows.k == 1 else (alpha.T @ rows.X).T
+    if rows.scale is None:
+        return g
+    return np.concatenate([g / rows.scale[:, None], alpha.sum(axis=0, keepdims=True) * rows.intercept])
+
+
+def loss(rows: Rows, z: N) -> tuple[float, N, N]:
+    """sum_i s_i L_i; alpha_i = s_i dL_i/dz_i without cancellation (n, k); probabilities: of the error for k = 1."""
+    s = rows.s
+    if rows.k == 1:
+        if rows.soft:
+            y, v = rows.y, z[:, 0]
+            e = np.exp(-np.abs(v))
+            small, one = e / (1 + e), 1 / (1 + e)
+            up = v > 0
+            p = np.where(up, one, small)
+            a = (1 - y) * p - y * np.where(up, small, one)
+            L = np.log1p(e) + np.where(up, (1 - y) * v, -y * v)
+        else:
+            u = rows.y * z[:, 0]  # the label is wrong where u > 0: L = log(1 + exp(u))
+            e = np.exp(-u)
+            p = 1 / (1 + e)
+            a = rows.y * p
+            L = np.log1p(1 / e) if e.min() > 1e-300 else np.log1p(np.exp(-np.abs(u))) + np.maximum(u, 0)
+        if s is None:
+            return float(L.sum()), a[:, None], p[:, None]
+        return float(s @ L), (s * a)[:, None], p[:, None]
+    here = np.arange(len(z)), rows.y
+    d = z - z.max(axis=1, keepdims=True)
+    e = np.exp(d)
+    own = e[here]
+    e[here] = 0
+    others = e.sum(axis=1)
+    total = own + others
+    # L = log(total / own): log1p of the others where the own class leads
+    L = np.where(own > others, np.log1p(others / np.maximum(own, 1e-300)), np.log(total) - d[here])
+    e /= total[:, None]
+    p = e.copy()
+    p[here] = own / total
+    e[here] = -others / total
+    if s is None:
+        return float(L.sum()), e, p
+    return float(s @ L), e * s[:, None], p
+
+
+def block(rows: Rows) -> int:
+    """Rows of a block."""
+    return max(256, BLOCK // (8 * rows.X.shape[1] + 32 * rows.k))
+
+
+def at(rows: Rows, theta: N) -> tuple[Pass, N]:
+    """The pass over rows that are few, with the probabilities."""
+    z = logits(rows, theta)
+    f, a, p = loss(rows, z)
+    return Pass(f, back(rows, a), float(np.sqrt(np.vdot(a, a))), z), p
+
+
+def full(rows: Rows, theta: N) -> Pass:
+    """f, gradient and logits at theta, in one pass."""
+    if rows.scale is None and rows.X.nbytes <= WHOLE:
+        return at(rows, theta)[0]
+    n, step = len(rows.y), block(rows)
+    f, g, square, z = 0.0, np.zeros_like(theta), 0.0, np.empty((n, rows.k))
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        X = rows.X[part].astype(np.float64, copy=False)
+        here, _ = at(rows._replace(X=X, y=rows.y[part], s=None if rows.s is None else rows.s[part]), theta)
+        f, g, square, z[part] = f + here.f, g + here.g, square + here.alpha**2, here.z
+    return Pass(f, g, float(np.sqrt(square)), z)
+
+
+def column_norms(rows: Rows) -> N:
+    """norm2 of every column of Z (D,)."""
+    total, step = np.zeros(rows.X.shape[1]), block(rows)
+    for start in range(0, len(rows.y), step):
+        X = rows.X[start : start + step].astype(np.float64, copy=False)
+        total += np.ones(len(X)) @ (X * X)
+    if rows.scale is None:
+        return np.sqrt(total)
+    return np.append(np.sqrt(total) / rows.scale, np.sqrt(len(rows.y)) if rows.intercept else 0.0)
+
+
+def hessian(rows: Rows, p: N) -> N:
+    """sum_i s_i z_i z_i^T (diag(p_i) - p_i p_i^T), p_i (1 - p_i) for one logit: (D k, D k); of standardised rows."""
+    k, D = rows.k, rows.X.shape[1]
+    if k == 1:
+        h = p[:, 0] * (1 - p[:, 0])
+        return weighted_gram(rows.X, h if rows.s is None else h * rows.s)
+    H = np.empty((D, k, D, k))
+    for a in range(k):
+        for b in range(a + 1):
+            c = p[:, a] * ((1 if a == b else 0) - p[:, b])
+            H[:, a, :, b] = H[:, b, :, a] = weighted_gram(rows.X, c if rows.s is None else c * rows.s)
+    return H.reshape(D * k, D * k)
+
+
+def weighted_gram(X: N, c: N) -> N:
+    """X^T diag(c) X; for c >= 0 as a product of one matrix with itself, which is half the work."""
+    if len(X) * X.shape[1] > 1 << 16 and c.min() >= 0:
+        R = X * np.sqrt(c)[:, None]
+        return R.T @ R
+    return X.T @ (c[:, None] * X)

@@ -1,0 +1,243 @@
+"""Newton's method on concrete rows: the Hessian comes from a sample of the rows, the gradient from all of them.
+
+The Hessian of a part of the rows, with their own weights, is at most that of all rows. So it proves how far f is from
+its minimum whatever the sample: f(theta + v) is at least its tangent plus what the sampled rows add to it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fundl.newton import _passes
+from fundl.newton._passes import N, Pass, Rows
+
+EPS = float(np.finfo(np.float64).eps)
+MEMORY = 10  # pairs of steps and gradients that correct the sampled Hessian
+
+
+class Found(NamedTuple):
+    """The end of the iteration with its proof, in the coordinates of the design."""
+
+    theta: N
+    f: float
+    g: N
+    bound: float
+    steps: int
+    solved: bool
+    rank: int | None
+    covariance: N | None
+
+
+def sample(rows: Rows, m: int) -> tuple[Rows, float]:
+    """At least m rows, evenly spread, and how many rows each stands for."""
+    n = len(rows.y)
+    stride = max(1, n // m)
+    if stride == 1:
+        return rows.some(slice(None)), 1.0
+    part = rows.some(slice(stride // 2, None, stride))
+    weight = n / len(part.y) if rows.s is None or part.s is None else rows.s.sum() / part.s.sum()
+    return part, float(weight)
+
+
+def quadratic(K: N, theta: N) -> float:
+    return float(np.sum(K[:, None] * theta * theta)) / 2
+
+
+def regular(H: N, K: N, rows: Rows) -> N:
+    """The Hessian with the penalty, and with 1 where nothing changes."""
+    k = rows.k
+    H.flat[:: len(H) + 1] += K if k == 1 else np.repeat(K, k)
+    if not rows.intercept:
+        last = np.arange(len(H) - k, len(H))
+        H[last, last] += 1.0
+    if k > 1:  # the same number added to all logits
+        D = len(K)
+        shift = np.where(K > 0, 0.0, 1.0) * np.abs(H.diagonal().reshape(D, k)).max(axis=1)
+        H = H.reshape(D, k, D, k)
+        for i in np.flatnonzero(shift):
+            H[i, :, i, :] += shift[i] / k
+        H = H.reshape(D * k, D * k)
+    return H
+
+
+def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> tuple[N, N, Pass, int] | None:
+    """theta near the minimum of these rows, with the probabilities and the pass there."""
+    theta = np.zeros((len(K), rows.k))
+    now, p = _passes.at(rows, theta)
+    f, free, k = weight * now.f, not K.any(), K[:, None]
+    for step in range(max_steps):
+        g = weight * now.g + k * theta
+        H = regular(weight * _passes.hessian(rows, p), K, rows)
+        v = -np.linalg.solve(H, g.reshape(-1)).reshape(g.shape)
+        delta = -float(np.vdot(g, v))
+        if not delta >= 0:
+            return None
+        t = 1.0
+        while True:
+            after = theta + t * v
+            trial, p = _passes.at(rows, after)
+            value = weight * trial.f + quadratic(K, after)
+            if value <= f - 0.1 * t * delta or delta <= 1e-9 * f:
+                break
+            if t == 1.0:
+                r = spread(trial.z - now.z)
+                t = min(0.5, float(np.log1p(r) / r))
+            else:
+                t /= 4
+            if t < 1e-6:
+                return None
+        theta, now, f = after, trial, value
+        if delta <= enough * max(f, 1e-300):
+            return theta, p, now, step + 1
+        if free and np.abs(now.z).max() > 60:
+            return None  # the compiled program looks for a separating direction
+    return None
+
+
+def spread(z: N) -> float:
+    return float(np.abs(z).max() if z.shape[1] == 1 else np.max(z.max(axis=1) - z.min(axis=1)))
+
+
+class Memory:
+    """Two loops over the last pairs around a given inverse. Source: Nocedal and Wright, Algorithm 7.4."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[N, N, float]] = []
+
+    def add(self, step: N, change: N) -> None:
+        curve = float(np.vdot(step, change))
+        if curve > 1e-14 * np.sqrt(float(np.vdot(step, step)) * float(np.vdot(change, change))):
+            self.pairs = [*self.pairs[-MEMORY + 1 :], (step, change, curve)]
+
+    def times(self, inverse: Callable[[N], N], g: N) -> N:
+        parts = []
+        for step, change, curve in reversed(self.pairs):
+            a = float(np.vdot(step, g)) / curve
+            parts.append(a)
+            g = g - a * change
+        v = inverse(g)
+        for (step, change, curve), a in zip(self.pairs, reversed(parts), strict=True):
+            v = v + (a - float(np.vdot(change, v)) / curve) * step
+        return v
+
+
+def flat_times(A: N, v: N) -> N:
+    """A v for v (D, k)."""
+    return (A @ v.reshape(-1)).reshape(v.shape)
+
+
+def rounding(rows: Rows, K: N, norms: N, now: Pass, theta: N) -> N:
+    """What rounding can do to each entry of the gradient: 8 eps times its terms, by the Cauchy-Schwarz inequality."""
+    most = 1.0 if rows.s is None else float(rows.s.max())
+    z = most / 2 * float(np.sum(norms[:, None] * np.abs(theta)))
+    return 8 * EPS * (norms[:, None] * (now.alpha + z) + K[:, None] * np.abs(theta))
+
+
+def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
+    """With a Hessian that is formed and inverted."""
+    n, k = len(rows.y), rows.k
+    size, free = len(K) * k, not K.any()
+    small = n * size <= 1 << 20
+    start, weight = sample(rows, n if small else 40 * size)
+    known = rank(start, not free)
+    if free and known < len(K) - 1:
+        return None
+    begun = approach(start, weight, K, 1e-3 if small else 3e-4, min(40, max_steps))
+    if begun is None:
+        return None
+    theta, p, now, steps = begun
+    part, times = (start, weight) if small else sample(rows, max(40 * size, min(n // 8, 400 * size)))
+    if part is not start:
+        now, p = _passes.at(part, theta)
+        if len(part.y) < n or rows.scale is not None:
+            now = _passes.full(rows, theta)
+    H = _passes.hessian(part, p)
+    inverse = np.linalg.inv(regular(times * H, K, rows))
+    formed = theta
+    norms = _passes.column_norms(rows)
+    memory, refreshed, before = Memory(), 0, np.inf
+    while True:
+        g = now.g + K[:, None] * theta
+        f = now.f + quadratic(K, theta)
+        v = -memory.times(functools.partial(flat_times, inverse), g)
+        delta = -float(np.vdot(g, v))
+        if not np.isfinite(delta):
+            return None
+        enough = delta * times <= tol * f / 2 or steps >= max_steps
+        if enough or delta < 1e-16 * f:
+            error = rounding(rows, K, norms, now, theta).reshape(-1)
+            floor = float(error @ (np.abs(inverse) @ error))
+            at_rest = delta <= floor / 4 or (before < 1e3 * floor and delta >= before / 4)
+            if at_rest or enough:
+                break
+        if delta > before / 2 or steps % 20 == 19:  # the sample is too small
+            refreshed += 1
+            if refreshed > 3:
+                return None
+            part, times = sample(rows, min(n, 8 * len(part.y)))
+            H = _passes.hessian(part, _passes.at(part, theta)[1])
+            inverse, formed, memory, before = np.linalg.inv(regular(times * H, K, rows)), theta, Memory(), np.inf
+            steps += 1
+            continue
+        t = 1.0
+        while True:
+            after = theta + t * v
+            trial = _passes.full(rows, after)
+            if trial.f + quadratic(K, after) <= f - 0.1 * t * delta or delta <= 1e-9 * f:
+                break
+            t /= 4
+            if t < 1e-6:
+                return None
+        memory.add(t * v, trial.g + K[:, None] * after - g)
+        theta, now, steps, before = after, trial, steps + 1, delta
+    drift = spread(_passes.logits(part, theta - formed))
+    if free or drift > 0.3:
+        part = rows.some(slice(None)) if free else part
+        H, drift = _passes.hessian(part, _passes.at(part, theta)[1]), 0.0
+    lower = regular(H, K, rows)
+    inverse = inverse if times == 1 and not free and drift else np.linalg.inv(lower)
+    bound = proved(part, lower, inverse, drift, g, error)
+    if free and not bound < np.inf:
+        return None
+    sure = known == len(K) - 1 or len(start.y) == n
+    C = covariance(inverse, k) if free else None
+    return Found(theta, f, g, bound, steps, bool(at_rest), known if sure else None, C)
+
+
+def proved(rows: Rows, H: N, inverse: N, drift: float, g: N, error: N) -> float:
+    """The bound of `_dense.finish`, from the Hessian of these rows."""
+    k = rows.k
+    widened = np.exp(drift)
+    flat = g.reshape(-1)
+    decrement = np.sqrt(abs(float(flat @ (inverse @ flat)))) + np.sqrt(float(error @ (np.abs(inverse) @ error)))
+    decrement *= np.sqrt(2 * widened)
+    root = np.sqrt(H.diagonal())
+    norm_inverse = float(np.linalg.norm(inverse * root[:, None] * root))
+    unit = root.reshape(g.shape).min(axis=1)
+    far = float(np.max((rows.X * rows.X) @ (1 / (unit * unit))))
+    u = decrement * np.sqrt(far * (1 if k == 1 else 2) * norm_inverse * widened)
+    if not (u < 0.9 and drift < 1 and 4 * len(flat) * EPS * norm_inverse < 0.5):
+        return np.inf
+    return decrement**2 / 2 / (1 - u)
+
+
+def covariance(inverse: N, k: int) -> N:
+    """The inverse Hessian, without the part along which nothing changes."""
+    if k == 1:
+        return inverse
+    D = len(inverse) // k
+    C = inverse.reshape(D, k, D, k)
+    C = C - C.mean(axis=1, keepdims=True)
+    return (C - C.mean(axis=3, keepdims=True)).reshape(D * k, D * k)
+
+
+def rank(rows: Rows, penalised: bool) -> int:
+    """Of the centred rows, as `_design.null_space` counts it."""
+    s = np.ones(len(rows.y)) if rows.s is None else rows.s
+    C = _passes.weighted_gram(rows.X, s)
+    C = C[:-1, :-1] - (np.outer(C[-1, :-1], C[-1, :-1]) / C[-1, -1] if rows.intercept else 0)
+    eigenvalues = np.linalg.eigvalsh(C)
+    smallest = 2 * EPS if penalised else 4 * EPS * max(len(C), 8)
+    return int(np.sum(eigenvalues > smallest * eigenvalues[-1]))
