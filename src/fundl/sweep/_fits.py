@@ -159,13 +159,20 @@ def _convex(
     together = link == "sigmoid" and not sparse and small and jax.typeof(X).sharding.mesh.empty
     static = {"link": link, "intercept": bool(intercept), "sparse": sparse, "together": together}
     shape = (data.l2.shape[0], -1, Y.shape[1] if link == "sigmoid" else 1)
+
+    def solve(data: Given) -> tuple[Ends, Ends]:
+        def run(singly: bool) -> tuple[Ends, Ends]:
+            return _program.solve(data, limit.astype(data.X.dtype), max_steps, singly=singly, **static)
+
+        if not (concrete and together):
+            return run(singly=True)
+        # The program with the separate fits in it is compiled only when some lane needs one.
+        found = run(singly=False)
+        return found if all(bool(jnp.all(e.code == int(Status.converged))) for e in found) else run(singly=True)
+
     concrete = all(_check.concrete(v) for v in (*jax.tree.leaves(data), limit, max_steps))
-    if X.dtype.itemsize < 8 and concrete:
-        ends, whole = in_float64(
-            lambda wide: _program.solve(wide, limit.astype(wide.X.dtype), max_steps, **static), data, link
-        )
-    else:
-        ends, whole = _program.solve(data, limit, max_steps, **static)
+    narrow = X.dtype.itemsize < 8 and concrete
+    ends, whole = in_float64(solve, data, link) if narrow else solve(data)
     return _packed(data, ends, whole, "logistic" if link == "sigmoid" else "softmax", shape)
 
 

@@ -18,11 +18,22 @@ from fundl.sweep._inputs import Given
 CHUNK = 128  # lanes that step together
 
 
-@functools.partial(jax.jit, static_argnames=("link", "intercept", "sparse", "together"))
+@functools.partial(jax.jit, static_argnames=("link", "intercept", "sparse", "together", "singly"))
 def solve(
-    given: Given, tol: Array, max_steps: Array, *, link: str, intercept: bool, sparse: bool, together: bool
+    given: Given,
+    tol: Array,
+    max_steps: Array,
+    *,
+    link: str,
+    intercept: bool,
+    sparse: bool,
+    together: bool,
+    singly: bool,
 ) -> tuple[Ends, Ends]:
-    """The ends of the replicates and, with folds, of the fits to all rows; lanes in the order (m, r, t)."""
+    """The ends of the replicates and, with folds, of the fits to all rows; lanes in the order (m, r, t).
+
+    together: first all in lockstep. singly: then those without a proof, or all, one by one.
+    """
     rows = rows_of(given)
     X, Y = clean(given)
     R, m, t = rows.train.shape[0], given.l2.shape[0], Y.shape[1] if link == "sigmoid" else 1
@@ -55,7 +66,8 @@ def solve(
         )  # fmt: skip
         return jax.tree.map(lambda all, v: all.at[lane].set(v), ends, end)
 
-    ends = jax.lax.fori_loop(0, count, one, ends)
+    if singly:
+        ends = jax.lax.fori_loop(0, count, one, ends)
     split = before.shape[1]
     return jax.tree.map(lambda v: v[split:], ends), jax.tree.map(lambda v: v[:split], ends)
 

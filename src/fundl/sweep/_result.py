@@ -10,6 +10,7 @@ import numpy as np
 
 from fundl._result import Certificate, Fit, Status, check_status, status_of
 from fundl._types import Array
+from fundl.sweep import _plot
 
 LOSS = {"logistic": "cross-entropy", "softmax": "cross-entropy", "linear": "squared error"}
 
@@ -91,9 +92,8 @@ class Sweep:
 
         Errors: ModuleNotFoundError without matplotlib (the extra `plot`).
         """
-        from fundl.sweep import _plot
-
-        _plot.draw(self, pathlib.Path(path))
+        error = None if self.scores is None else standard_error(self.scores.loss)
+        _plot.draw(self, pathlib.Path(path), error=error, unit=LOSS[self.kind])
 
 
 def _mean(v: Array) -> Array:
