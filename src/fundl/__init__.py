@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fundl import newton as newton
     from fundl import norms as norms
     from fundl import softmax_regression as softmax_regression
+    from fundl import sweep as sweep
     from fundl import verify as verify
     from fundl._result import Certificate as Certificate
     from fundl._result import Fit as Fit
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _MODULES = (
     "activations", "backprop", "checkpoint", "datasets", "descent", "layers", "least_squares", "linear_regression",
-    "logistic_regression", "losses", "mlp", "newton", "norms", "softmax_regression", "verify",
+    "logistic_regression", "losses", "mlp", "newton", "norms", "softmax_regression", "sweep", "verify",
 )  # fmt: skip
 _NAMES = {"Certificate": "_result", "Fit": "_result", "FitError": "_result", "Status": "_result"}
 _NAMES |= {"Layer": "_types", "Linear": "_types"}

@@ -1,0 +1,124 @@
+"""Lanes and their ends: which rows each replicate trains on and is scored by, and what is known where it stopped."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl import losses
+from fundl._precise import matmul
+from fundl._types import Array
+from fundl.sweep._inputs import Given
+
+
+class Ends(NamedTuple):
+    """What is known of each lane, in the units of X; w (L, d) or (L, d, k)."""
+
+    w: Array
+    b: Array
+    f: Array
+    gradient_norm: Array
+    bound: Array
+    steps: Array
+    code: Array
+    w_direction: Array
+    b_direction: Array
+    loss: Array
+    accuracy: Array
+
+
+class Rows(NamedTuple):
+    """The weights of the replicates, those of the fits they start from among them."""
+
+    train: Array  # (R, n)
+    score: Array  # (R, n)
+    first: int  # that many come before the replicates: with folds the fits to all rows, else one to the mean weights
+
+
+def rows_of(given: Given) -> Rows:
+    """Which rows train and which score each replicate."""
+    S = given.weights
+    if given.held is not None:
+        held, S = given.held[None], S[:, None]
+        out = jnp.where(held, S, jnp.zeros_like(S)).reshape(-1, S.shape[2])
+        folds = jnp.where(held, jnp.zeros_like(S), S).reshape(-1, S.shape[2])
+        S = S[:, 0]
+        return Rows(jnp.concatenate([S, folds]), jnp.concatenate([jnp.zeros_like(S), out]), S.shape[0])
+    if S.shape[0] == 1:
+        return Rows(S, jnp.zeros_like(S), 0)
+    left_out = ((S == 0) & jnp.any(S > 0, axis=0, keepdims=True)).astype(S.dtype)
+    centre = jnp.mean(S, axis=0, keepdims=True)
+    return Rows(jnp.concatenate([centre, S]), jnp.concatenate([jnp.zeros_like(centre), left_out]), 1)
+
+
+def clean(given: Given) -> tuple[Array, Array]:
+    """X and Y with zeros in the rows that no replicate uses."""
+    keep = jnp.any(given.weights > 0, axis=0)[:, None]
+    return jnp.where(keep, given.X, jnp.zeros_like(given.X)), jnp.where(keep, given.Y, jnp.zeros_like(given.Y))
+
+
+def lanes(m: int, replicates: range, t: int) -> np.ndarray:
+    """The indices (penalty, replicate, target) of all lanes in this order, (3, L)."""
+    grid = np.meshgrid(np.arange(m), np.asarray(replicates, int), np.arange(t), indexing="ij")
+    return np.stack([v.reshape(-1) for v in grid]).astype(np.int32)
+
+
+def losses_of(link: str, z: Array, y: Array) -> tuple[Array, Array]:
+    """The loss of each row and whether it is right; z (n,) or (n, k), y (n,) or (n, k)."""
+    if link == "linear":
+        return (z - y) ** 2, jnp.full_like(z, jnp.nan)
+    if link == "sigmoid":
+        loss = losses.binary_cross_entropy_with_logits(z, y, reduction="none")
+        return loss, ((z > 0) == (y > 0.5)).astype(z.dtype)
+    loss = losses.cross_entropy_with_logits(z, y, reduction="none")
+    return loss, (jnp.argmax(z, axis=1) == jnp.argmax(y, axis=1)).astype(z.dtype)
+
+
+def scores(link: str, X: Array, y: Array, w: Array, b: Array, q: Array) -> tuple[Array, Array]:
+    """Mean loss and share of right answers over rows weighted by q; NaN where all q are 0."""
+    z = matmul(X, w) + b[None, :] if w.ndim == 2 else matmul(X, w[:, None])[:, 0] + b
+    loss, right = losses_of(link, z, y)
+    total = jnp.sum(q)
+    zero = jnp.zeros_like(q)
+    return jnp.sum(jnp.where(q > 0, q * loss, zero)) / total, jnp.sum(jnp.where(q > 0, q * right, zero)) / total
+
+
+def in_float64(solve: Callable[[Given], tuple[Ends, Ends]], given: Given, link: str) -> tuple[Ends, Ends]:
+    """Concrete float32 data solved in float64 and rounded; the objective and the bound are those of the rounded."""
+    dtype = given.X.dtype
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda v: v.astype(jnp.float64) if v.dtype == dtype else v, given)
+        rows = rows_of(wide)
+        first = rows.first if given.held is not None else 0
+        ranges = range(rows.first, rows.train.shape[0]), range(first)
+        t = given.Y.shape[1] if link != "softmax" else 1
+        out = []
+        for ends, replicates in zip(solve(wide), ranges, strict=True):
+            which = lanes(given.l2.shape[0], replicates, t)
+            if which.shape[1]:
+                narrow = [v.astype(dtype).astype(jnp.float64) for v in (ends.w, ends.b)]
+                index = tuple(jnp.asarray(v) for v in which)
+                f = _objectives(wide, rows.train, narrow[0], narrow[1], index, link=link)
+                worse = jnp.maximum(f - ends.f, 0) + 4 * jnp.finfo(jnp.float64).eps * jnp.abs(f)
+                ends = ends._replace(f=f, bound=ends.bound + worse)
+            out.append(jax.tree.map(lambda v: v.astype(dtype) if v.dtype == jnp.float64 else v, ends))
+        return out[0], out[1]
+
+
+@functools.partial(jax.jit, static_argnames=("link",))
+def _objectives(given: Given, train: Array, w: Array, b: Array, which: tuple[Array, ...], *, link: str) -> Array:
+    """The objective of each lane at w and b."""
+    X, Y = clean(given)
+
+    def one(lane: Any) -> Array:
+        w, b, p, r, j = lane
+        y = Y if link == "softmax" else jax.lax.dynamic_index_in_dim(Y, j, 1, keepdims=False)
+        z = matmul(X, w) + b[None, :] if w.ndim == 2 else matmul(X, w[:, None])[:, 0] + b
+        s = train[r]
+        loss = jnp.sum(jnp.where(s > 0, s * losses_of(link, z, y)[0], jnp.zeros_like(s)))
+        return loss + given.l2[p] / (1 if link == "linear" else 2) * jnp.sum(w * w) + given.l1[p] * jnp.sum(jnp.abs(w))
+
+    return jax.lax.map(one, (w, b, *which), batch_size=min(32, w.shape[0]))

@@ -1,0 +1,345 @@
+"""Many fits: each lane is its separate fit, scores follow the definition, failures are flagged, bad input refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import linear_regression, logistic_regression, softmax_regression, sweep
+from fundl._result import FitError, Status
+
+RNG = np.random.default_rng(0)
+N, D = 90, 4
+X = RNG.normal(size=(N, D)) * [1.0, 5.0, 0.2, 1.0] + [0.0, 30.0, 0.0, -2.0]
+SIGNAL = (X - X.mean(0)) / X.std(0) @ RNG.normal(size=(D, 3))
+Y = (RNG.random((N, 3)) < 1 / (1 + np.exp(-SIGNAL))).astype(float)
+CLASSES = np.argmax(SIGNAL + RNG.gumbel(size=SIGNAL.shape), axis=1)
+REAL = SIGNAL + RNG.normal(size=SIGNAL.shape)
+WEIGHTS = RNG.integers(0, 3, (3, N)).astype(float)
+L2 = np.array([3.0, 0.01, 200.0])
+
+
+def same(lane, fit, tolerance=1e-10):
+    """The parameters of a lane are those of its separate fit."""
+    for got, want in zip(lane, fit.params, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * float(np.max(np.abs(fit.params.w))))
+
+
+def lane(found, *index):
+    return jax.tree.map(lambda v: v[index], found.params)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weights", [None, WEIGHTS[0], WEIGHTS], ids=["ones", "one", "replicates"])
+def test_each_lane_of_a_logistic_sweep_is_its_separate_fit(weights, intercept):
+    found = sweep.logistic(X, Y, l2=L2, weights=weights, intercept=intercept)
+    s = np.atleast_2d(np.ones(N) if weights is None else weights)
+    assert found.code.shape == (3, len(s), 3)
+    for i, j, c in np.ndindex(found.code.shape):
+        fit = logistic_regression.fit(X, Y[:, c], l2=L2[i], weights=s[j], intercept=intercept)
+        same(lane(found, i, j, c), fit)
+        assert found.certificate.objective[i, j, c] == pytest.approx(float(fit.certificate.objective), rel=1e-13)
+        assert 0 <= found.certificate.suboptimality[i, j, c] <= 1e-12 * fit.certificate.objective
+    assert found.check() is found
+    assert (found.scores is None) == (len(s) == 1)
+
+
+@pytest.mark.parametrize(
+    "folds",
+    [3, np.arange(N) % 3, jnp.asarray(np.arange(N)[None] % 3 == np.arange(3)[:, None])],
+    ids=["k", "of", "held"],
+)
+def test_folds_leave_their_rows_out_and_are_scored_by_them(folds):
+    found = sweep.logistic(X, Y[:, 0], l2=L2, folds=folds, weights=WEIGHTS[:2])
+    assert found.code.shape == (3, 6, 1)
+    for i, j in np.ndindex(3, 6):
+        s, out = WEIGHTS[j // 3], np.arange(N) % 3 == j % 3
+        fit = logistic_regression.fit(X, Y[:, 0], l2=L2[i], weights=s * ~out)
+        same(lane(found, i, j, 0), fit)
+        loss, accuracy = scored(np.asarray(X @ fit.params.w + fit.params.b), Y[:, 0], s * out)
+        assert found.scores.loss[i, j, 0] == pytest.approx(loss, rel=1e-10)
+        assert found.scores.accuracy[i, j, 0] == pytest.approx(accuracy, rel=1e-12)
+    for i, j in np.ndindex(3, 2):
+        same(lane(found.whole, i, j, 0), logistic_regression.fit(X, Y[:, 0], l2=L2[i], weights=WEIGHTS[j]))
+    assert int(found.best[0]) == int(np.argmin(np.mean(found.scores.loss[:, :, 0], axis=1)))
+    fit = logistic_regression.fit(X, Y[:, 0], l2=L2[found.best[0]], weights=WEIGHTS[1])
+    same(jax.tree.map(lambda v: v[1, 0], found.best_params), fit)
+
+
+def scored(z, y, q):
+    """Mean cross-entropy and accuracy over rows weighted by q, from the definition."""
+    L = np.log(1 + np.exp(-np.where(y == 1, z, -z)))
+    return np.sum(q * L) / q.sum(), np.sum(q * ((z > 0) == (y == 1))) / q.sum()
+
+
+def test_rows_that_a_replicate_leaves_out_score_it():
+    s = WEIGHTS.copy()
+    s[:, 7] = 0  # a row that no replicate uses may hold anything
+    bad = X.copy()
+    bad[7] = np.nan
+    found = sweep.logistic(bad, Y, l2=1.0, weights=s)
+    for j, c in np.ndindex(3, 3):
+        w, b = lane(found, 0, j, c)
+        rest = s.any(0)  # rows that no replicate uses count nowhere
+        loss, accuracy = scored(np.asarray(X @ w + b)[rest], Y[rest, c], 1.0 * (s[j] == 0)[rest])
+        assert found.scores.loss[0, j, c] == pytest.approx(loss, rel=1e-10)
+        assert found.scores.accuracy[0, j, c] == pytest.approx(accuracy, rel=1e-12)
+
+
+def test_hard_data_beside_easy_lanes():
+    """Offsets of 1e8, scales of 1e-8 to 1e8, a constant column: the separate fits again, and the easy lanes unmoved."""
+    hard = X * [1.0, 1e8, 1e-8, 0.0] + [1e8, 0.0, 1.0, 3.0]
+    found = sweep.logistic(hard, Y, l2=[1e-3, 1e3], weights=WEIGHTS)
+    for i, j, c in np.ndindex(2, 3, 3):
+        fit = logistic_regression.fit(hard, Y[:, c], l2=[1e-3, 1e3][i], weights=WEIGHTS[j])
+        same(lane(found, i, j, c), fit, 1e-7)
+        assert found.certificate.objective[i, j, c] == pytest.approx(float(fit.certificate.objective), rel=1e-12)
+
+
+def test_a_finished_lane_does_not_drift():
+    """The lane is the same, to the last bit but a few, whatever steps beside it."""
+    alone = sweep.logistic(X, Y[:, 0], l2=200.0, weights=WEIGHTS[0])
+    beside = sweep.logistic(X, Y, l2=[200.0, 1e-6, 1e-5, 1e-4], weights=WEIGHTS[0])
+    assert int(beside.certificate.steps.max()) > int(alone.certificate.steps.max())
+    np.testing.assert_allclose(beside.params.w[0, 0, 0], alone.params.w[0, 0, 0], rtol=1e-13)
+
+
+def test_lanes_without_a_minimum_are_flagged_and_the_others_are_fits():
+    y = np.stack([X[:, 0] > 0, Y[:, 1] > 0.5, np.ones(N)], axis=1).astype(float)
+    found = sweep.logistic(X, y, l2=[0.0, 1.0], folds=2)
+    codes = np.asarray(found.code)
+    assert (codes[0, :, [0, 2]] == Status.separable).all()
+    assert (codes[0, :, 1] == Status.converged).all()
+    # One class only has no minimum in b, whatever the penalty.
+    assert (codes[1, :, 2] == Status.separable).all()
+    assert (codes[1, :, :2] == Status.converged).all()
+    held = np.arange(N) % 2
+    for j in range(2):
+        direction = found.certificate.direction
+        margin = (X @ direction.w[0, j, 0] + direction.b[0, j, 0]) * (2 * y[:, 0] - 1)
+        assert margin[held != j].min() >= -1e-9
+        assert margin[held != j].max() > 0
+        same(lane(found, 0, j, 1), logistic_regression.fit(X, y[:, 1], weights=1.0 * (held != j)))
+    assert np.isinf(found.loss[0, 0])
+    assert int(found.best[0]) == 1
+    with pytest.raises(FitError, match="separable"):
+        found.check()
+    assert "separable" in str(found)
+
+
+def test_dependent_columns_without_penalty_give_the_shortest_solution():
+    double = np.concatenate([X, X[:, :1] * 2], axis=1)
+    found = sweep.logistic(double, Y[:, 0], l2=[0.0, 1.0], weights=WEIGHTS[0])
+    assert np.asarray(found.code).ravel().tolist() == [Status.rank_deficient, Status.converged]
+    same(lane(found, 0, 0, 0), logistic_regression.fit(double, Y[:, 0], weights=WEIGHTS[0]), 1e-9)
+
+
+def test_l1_lanes_are_the_separate_fits():
+    found = sweep.logistic(X, Y[:, 0], l2=0.5, l1=[0.0, 2.0], folds=2)
+    for i, j in np.ndindex(2, 2):
+        fit = logistic_regression.fit(X, Y[:, 0], l2=0.5, l1=[0.0, 2.0][i], weights=1.0 * (np.arange(N) % 2 != j))
+        same(lane(found, i, j, 0), fit)
+    assert np.any(np.asarray(found.params.w[1]) == 0)
+
+
+def test_float32_data_give_the_float64_fit_rounded():
+    found = sweep.logistic(np.float32(X), np.float32(Y), l2=np.float32(L2), weights=np.float32(WEIGHTS))
+    assert {v.dtype for v in jax.tree.leaves((found.params, found.scores))} == {jnp.dtype("float32")}
+    wide = sweep.logistic(np.float64(np.float32(X)), Y, l2=np.float64(np.float32(L2)), weights=WEIGHTS)
+    np.testing.assert_array_equal(found.params.w, np.float32(wide.params.w))
+    f, least = np.float64(found.certificate.objective), np.asarray(wide.certificate.objective)
+    assert np.all(np.float64(found.certificate.suboptimality) >= f - least - 1e-7 * f)
+    assert np.all(np.asarray(found.certificate.suboptimality) <= 1e-6 * f)
+    traced = jax.jit(lambda X, Y: sweep.logistic(X, Y, l2=jnp.float32(1.0)))(jnp.float32(X), jnp.float32(Y))
+    assert traced.params.w.dtype == jnp.float32
+    for c in range(3):
+        same(lane(traced, 0, 0, c), logistic_regression.fit(X, Y[:, c], l2=1.0), 1e-5)
+
+
+def test_softmax_lanes_are_the_separate_fits():
+    found = sweep.softmax(X, CLASSES, l2=[0.1, 10.0], folds=3)
+    assert found.params.w.shape == (2, 3, 1, D, 3)
+    for i, j in np.ndindex(2, 3):
+        out = np.arange(N) % 3 == j
+        fit = softmax_regression.fit(X, CLASSES, num_classes=3, l2=[0.1, 10.0][i], weights=1.0 * ~out)
+        same(lane(found, i, j, 0), fit)
+        z = X[out] @ np.asarray(fit.params.w) + np.asarray(fit.params.b)
+        z = z - z.max(1, keepdims=True)
+        L = np.log(np.exp(z).sum(1)) - z[np.arange(out.sum()), CLASSES[out]]
+        assert found.scores.loss[i, j, 0] == pytest.approx(L.mean(), rel=1e-10)
+        assert found.scores.accuracy[i, j, 0] == pytest.approx(np.mean(z.argmax(1) == CLASSES[out]), rel=1e-12)
+        same(lane(found.whole, i, 0, 0), softmax_regression.fit(X, CLASSES, l2=[0.1, 10.0][i]))
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_each_lane_of_a_linear_sweep_is_its_separate_fit(intercept):
+    found = sweep.linear(X, REAL, l2=L2, folds=3, weights=WEIGHTS[0], intercept=intercept)
+    for i, j, c in np.ndindex(3, 3, 3):
+        out = np.arange(N) % 3 == j
+        fit = linear_regression.fit(X, REAL[:, c], l2=L2[i], weights=WEIGHTS[0] * ~out, intercept=intercept)
+        same(lane(found, i, j, c), fit)
+        assert found.certificate.objective[i, j, c] == pytest.approx(float(fit.certificate.objective), rel=1e-12)
+        error = (np.asarray(X @ fit.params.w + fit.params.b) - REAL[:, c]) ** 2
+        q = WEIGHTS[0] * out
+        assert found.scores.loss[i, j, c] == pytest.approx(np.sum(q * error) / q.sum(), rel=1e-10)
+    assert np.all(np.asarray(found.certificate.suboptimality) <= 1e-12 * np.asarray(found.certificate.objective))
+    fit = linear_regression.fit(X, REAL[:, 2], l2=L2[found.best[2]], weights=WEIGHTS[0], intercept=intercept)
+    same(jax.tree.map(lambda v: v[0, 2], found.best_params), fit)
+
+
+def test_leave_one_out_is_leaving_every_row_out():
+    found = sweep.linear(X[:30], REAL[:30], l2=L2, weights=WEIGHTS[0, :30] + 1, leave_one_out=True)
+    s = WEIGHTS[0, :30] + 1
+    for i, c in np.ndindex(3, 3):
+        error = []
+        for a in range(30):
+            rest = s * (np.arange(30) != a)
+            w, b = linear_regression.fit(X[:30], REAL[:30, c], l2=L2[i], weights=rest).params
+            error.append((REAL[a, c] - X[a] @ w - b) ** 2)
+        assert found.scores.loss[i, 0, c] == pytest.approx(np.sum(s * error) / s.sum(), rel=1e-9)
+    assert found.whole is None
+
+
+def test_linear_lanes_that_do_not_settle_go_to_the_exact_solver():
+    """Dependent columns without penalty, and columns of 1e8 beside 1: rank and digits of the separate fits."""
+    hard = np.concatenate([X * [1.0, 1e8, 1e-4, 1.0], X[:, :1]], axis=1)
+
+    def fit_all(hard):
+        return sweep.linear(hard, REAL[:, 0], l2=jnp.array([0.0, 1e-3]), folds=2)
+
+    for found in (fit_all(hard), jax.jit(fit_all)(jnp.asarray(hard))):
+        for i, j in np.ndindex(2, 2):
+            fit = linear_regression.fit(hard, REAL[:, 0], l2=[0.0, 1e-3][i], weights=1.0 * (np.arange(N) % 2 != j))
+            assert found.code[i, j, 0] == fit.status
+            same(lane(found, i, j, 0), fit, 1e-9)
+
+
+def test_float32_ridge_is_the_float64_one_rounded():
+    found = sweep.linear(np.float32(X), np.float32(REAL), l2=np.float32(L2), folds=2)
+    wide = sweep.linear(np.float64(np.float32(X)), np.float64(np.float32(REAL)), l2=np.float64(np.float32(L2)), folds=2)
+    np.testing.assert_array_equal(found.params.w, np.float32(wide.params.w))
+
+
+def test_under_jit_and_no_recompilation_for_new_numbers():
+    compiled = []
+
+    @jax.jit
+    def run(X, Y, l2, held):
+        compiled.append(1)
+        found = sweep.logistic(X, Y, l2=l2, folds=held)
+        return found, found.best
+
+    for seed in range(2):
+        held = sweep.folds(N, 3, jax.random.key(seed))
+        found, best = run(jnp.asarray(X) + seed, jnp.asarray(Y), jnp.asarray(L2) * (1 + seed), held)
+        plain = sweep.logistic(X + seed, Y, l2=L2 * (1 + seed), folds=held)
+        np.testing.assert_allclose(found.params.w, plain.params.w, rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(best, plain.best)
+    assert len(compiled) == 1
+    from fundl.sweep import _program
+
+    before = _program.solve._cache_size()
+    sweep.logistic(X * 2, 1 - Y, l2=L2 / 7, folds=np.asarray(held), intercept=True)
+    assert _program.solve._cache_size() == before
+
+
+def test_traced_values_that_are_bad_mark_their_lanes():
+    bad = jnp.asarray(Y).at[3, 1].set(2.0)
+    found = jax.jit(lambda y: sweep.logistic(X, y, l2=1.0, folds=3))(bad)
+    codes = np.asarray(found.code)
+    assert (codes[0, :, [0, 2]] == Status.converged).all()
+    assert [codes[0, j, 1] == Status.non_finite for j in range(3)] == [j != 0 for j in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_rows_on_a_mesh_give_the_answer_of_one_device(kind):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+
+    def run(X, Y, s):
+        return sweep.logistic(X, Y, l2=jnp.array([0.1, 10.0]), weights=s)
+
+    want = run(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(WEIGHTS))
+    got = jax.jit(run)(jax.device_put(X, rows), jax.device_put(Y, rows), jax.device_put(WEIGHTS, along))
+    np.testing.assert_allclose(got.params.w, want.params.w, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(got.scores.loss, want.scores.loss, rtol=1e-11)
+
+
+def test_table_and_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = sweep.logistic(X, Y, l2=L2, folds=3)
+    text = str(found)
+    assert "3 penalties x 3 replicates x 3 targets = 27 logistic fits: 27 converged" in text
+    assert len(text.splitlines()) == 5
+    assert f"{float(found.loss[0].mean()):.6g}" in text.splitlines()[2]
+    assert "target 0" in text
+    for result, name in ((found, "a.png"), (sweep.linear(X, REAL, l2=[0.0, 1.0]), "b.svg")):
+        result.plot(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_without_held_out_rows_there_are_no_scores():
+    found = sweep.logistic(X, Y, l2=L2)
+    assert found.scores is None
+    with pytest.raises(ValueError, match="folds="):
+        found.best
+    with pytest.raises(ValueError, match="l2\\[best\\]"):
+        found.best_params
+
+
+def test_folds_and_bootstrap():
+    held = np.asarray(sweep.folds(10, 3, jax.random.key(1)))
+    assert (held.sum(0) == 1).all()
+    assert sorted(held.sum(1)) == [3, 3, 4]
+    weights = np.asarray(sweep.bootstrap(2000, 3, jax.random.key(1)))
+    assert (weights.sum(1) == 2000).all()
+    assert abs((weights == 0).mean() - np.exp(-1)) < 0.03
+    for bad in (lambda: sweep.folds(10, 1, jax.random.key(1)), lambda: sweep.bootstrap(0, 3, jax.random.key(1))):
+        with pytest.raises(ValueError, match="must be at least"):
+            bad()
+    with pytest.raises(TypeError, match="key"):
+        sweep.folds(10, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"l2": -1.0}, "l2 must not be negative"),
+        ({"l2": [1.0, -1.0]}, "l2 must not be negative"),
+        ({"l2": [[1.0]]}, r"l2 must have shape \(m,\)"),
+        ({"l2": []}, "l2 is empty"),
+        ({"l2": [1.0, 2.0], "l1": [1.0, 2.0, 3.0]}, "as long as each other"),
+        ({"weights": np.ones(N - 1)}, "weights must have one entry"),
+        ({"weights": -WEIGHTS}, "must be finite and not negative"),
+        ({"weights": np.zeros((2, N))}, "must not all be 0"),
+        ({"folds": 1}, "folds must be at least 2"),
+        ({"folds": N + 1}, "at most the number of rows"),
+        ({"folds": np.zeros(N, int)}, "one fold"),
+        ({"folds": np.arange(N) % 3 * 2}, "no row in fold 1"),
+        ({"folds": np.arange(N) % 3 - 1}, "negative fold"),
+        ({"folds": np.arange(N) % 3 * 1.0}, "folds must be a number"),
+        ({"folds": np.arange(N - 1) % 3}, "folds must be a number"),
+        ({"folds": np.ones((2, N), bool)}, "rows of weight > 0 to train on"),
+        ({"tol": -1.0}, "tol must not be negative"),
+        ({"max_steps": 0}, "max_steps"),
+    ],
+)
+def test_refusals(options, match):
+    with pytest.raises(ValueError, match=match):
+        sweep.logistic(X, Y, **options)
+
+
+def test_refusals_of_data():
+    with pytest.raises(ValueError, match="labels 0, 1 or between"):
+        sweep.logistic(X, Y * 2, l2=1.0)
+    with pytest.raises(ValueError, match="y must have shape"):
+        sweep.logistic(X, Y[:, :, None], l2=1.0)
+    with pytest.raises(ValueError, match="first axes"):
+        sweep.logistic(X[:-1], Y, l2=1.0)
+    with pytest.raises(ValueError, match="must be finite"):
+        sweep.logistic(np.where(X > 30, np.nan, X), Y, l2=1.0)
+    with pytest.raises(ValueError, match="not both"):
+        sweep.linear(X, REAL, l2=1.0, folds=2, leave_one_out=True)
+    with pytest.raises(ValueError, match="folds is traced"):
+        jax.jit(lambda f: sweep.linear(X, REAL, folds=f))(np.arange(N) % 3)
