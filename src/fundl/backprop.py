@@ -319,6 +319,10 @@ def _paired(operation: str | Callable[..., Array] | Step, module: Any, what: str
 
 
 def _own(params: Params, s: Step) -> tuple[Array, ...]:
+    held = params.keys() if isinstance(params, Mapping) else range(len(params))
+    missing = [key for key in s.keys if key not in held]
+    if missing:
+        raise ValueError(f"params must hold {missing[0]!r} for {s.name}; it holds {', '.join(map(repr, held))}.")
     return tuple(params[key] for key in s.keys)
 
 

@@ -151,7 +151,7 @@ def minimize(
     if isinstance(optimizer, optax.GradientTransformation):
         transformation, eta = optimizer, None
     else:
-        transformation, eta = None, _check.array("optimizer (a learning rate)", optimizer)
+        transformation, eta = None, _check.array("optimizer (a learning rate or an optax transformation)", optimizer)
     if state is None:
         params = jax.tree.map(_floating_leaf, params)
         with _optax_promotion():
