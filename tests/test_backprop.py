@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundl import _from_output, activations, backprop, layers, losses, mlp
+from fundl import _from_output, activations, backprop, layers, losses, mlp, verify
 
 ACTIVATIONS = sorted(mlp._GAIN)
 
@@ -231,3 +231,58 @@ def test_forward_records_every_value():
     assert [v.shape for v in values] == [(5, 3), (5, 4), (5, 4), (5, 2)]
     np.testing.assert_array_equal(values[2], np.maximum(values[1], 0))
     assert losses.mse(values[-1], values[-1]) == 0
+
+
+# ---- every operation of a chain, mutated -----------------------------------------------------------------------------
+
+
+def _planted(operation: str) -> tuple[backprop.Chain, dict[str, jax.Array], tuple[jax.Array, jax.Array], int]:
+    """A chain with the operation in it, its parameters and data, and where the operation is (-1: the loss)."""
+    if operation in ACTIVATIONS:
+        net, data, at = _chain(2, operation, "mse", "input"), _data(6, 4, 3, "mse"), 1
+    elif operation == "linear":
+        net, data, at = _chain(2, "tanh", "mse", "input"), _data(6, 4, 3, "mse"), 2
+    else:
+        net, data, at = _chain(2, "tanh", operation, "input"), _data(6, 4, 3, operation), -1
+    return net, _params(9, 4, 5, 3), data, at
+
+
+def _misnamed(operation: str, every: int) -> list[str]:
+    """Mutants of the operation's backward after which the ledger does not name it first, though they show here."""
+    net, params, (X, y), at = _planted(operation)
+    steps = [*net.steps, net.loss]
+    right = steps[at]
+    values = backprop.forward(net, params, X)
+    J = net.loss.forward(values[-1], y)
+    if at == -1:
+        args = (jnp.ones_like(J), values[-1], y)
+    else:
+        before = {row.name: row.by_hand for row in backprop.ledger(net, params, X, y).rows}
+        args = (before[f"v{at + 1}"], values[at], *(params[k] for k in right.keys))
+    own = len(args) - 1 if at != -1 else 1  # the loss's gradient for y takes no part in a chain
+    truth, missed = jax.tree.leaves(right.backward(*args))[:own], []
+    for mutant in list(verify.mutants(right.backward, *args))[::every]:
+        given = jax.tree.leaves(mutant(*args))[:own]
+        gap = max(float(jnp.max(jnp.abs(g - t)) / jnp.max(jnp.abs(t))) for g, t in zip(given, truth, strict=True))
+        if gap < 1e-13:
+            continue  # right at these values
+        steps[at] = dataclasses.replace(right, backward=mutant, name="the mutant", from_output=None)
+        wrong = backprop.ledger(backprop.Chain(tuple(steps[:-1]), steps[-1]), params, X, y).first_wrong
+        if wrong is None or wrong.operation != "the mutant":
+            missed.append(f"{mutant.name} ({gap:.0e})")
+    return missed
+
+
+OPERATIONS = ["linear", *ACTIVATIONS, "mse", "l1", "huber", "binary_cross_entropy_with_logits"]
+OPERATIONS.append("cross_entropy_with_logits")
+
+
+@pytest.mark.parametrize(("operation", "every"), [("linear", 8), ("gelu", 40), ("cross_entropy_with_logits", 25)])
+def test_ledger_names_a_mutated_operation(operation: str, every: int):
+    assert _misnamed(operation, every) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_ledger_names_every_mutated_operation(operation: str):
+    assert _misnamed(operation, 1) == []

@@ -15,7 +15,7 @@ import numpy as np
 from fundl.verify._mutations import run_with, sites_of
 from fundl.verify._points import cotangents
 
-__all__ = ["Mutant", "MutationScore", "mutants", "mutation_score"]
+__all__ = ["Mutant", "MutationScore", "equals", "mutants", "mutation_score"]
 
 Array = Any
 
@@ -114,7 +114,7 @@ def mutation_score(
             out.killed.append(mutant.name)
         elif mutant.kind == "convention":
             out.conventions.append(mutant.name)
-        elif _equals(mutant, backward, args):
+        elif equals(mutant, backward, args):
             out.equivalent.append(mutant.name)
         else:
             out.survived.append(mutant.name)
@@ -132,7 +132,7 @@ def _passes(test: Callable[[Callable[..., Any]], Any], candidate: Callable[..., 
             return False
 
 
-def _equals(mutant: Mutant, backward: Callable[..., Any], args: Sequence[Any]) -> bool:
+def equals(mutant: Mutant, backward: Callable[..., Any], args: Sequence[Any]) -> bool:
     """Whether a mutant equals the backward in every bit at random, large, zero and tied values of the arguments."""
     rng = np.random.default_rng(0)
     both = jax.jit(lambda *a: (mutant(*a), backward(*a)))
