@@ -139,10 +139,8 @@ def stream(repeats: int, rows: int = 8_000_000, d: int = 25) -> list[dict[str, A
             return np.linalg.solve(G - np.outer(m, m) / rows, c - m * my / rows)
 
         calls: dict[str, Solver] = {"fundl": lambda: linear_regression.fit(X, y).params.w, "numpy Gram loop": loop}
-        exact = solution(np.asarray(X[:: rows // 10]), np.asarray(y[:: rows // 10])) if rows < 100 else None
         agree = float(np.max(np.abs(np.asarray(calls["fundl"]()) - loop())))
         times = stopwatch.interleave(calls, repeats=repeats, progress="stream")
-        del exact
         return [
             {"name": n, "s": t.median, "ratio": stopwatch.ratio(times["fundl"], t), "difference": agree}
             for n, t in times.items()

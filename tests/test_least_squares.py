@@ -14,7 +14,7 @@ import pytest
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
 from fundl._result import FitError, Status
-from fundl.least_squares import _gram, _plain, _words
+from fundl.least_squares import _gram, _plain, _spectral, _words
 
 STRD = sorted((pathlib.Path(__file__).parent / "strd").glob("*.json"))
 
@@ -495,6 +495,41 @@ def test_the_quick_way_reaches_the_digits_of_exact_sums():
             weights=None if s is None else s.astype(np.float32),
         )  # fmt: skip
         np.testing.assert_allclose(thin.params.w, rounded.params.w, rtol=1e-6, atol=2e-7)
+
+
+def test_singular_values_give_what_exact_sums_give():
+    rng = np.random.default_rng(20)
+    X, y, s = rng.normal(size=(12, 4)), rng.normal(size=12), rng.uniform(0.5, 2, size=12)
+    s[3] = 0
+    for A, t, weights, l2, intercept in (
+        (X, y, s, 0.7, True),
+        (X + 1e6, y, None, 0.0, True),
+        (X, y, s, 0.3, False),
+        (X[:, [0, 1, 0, 2]], y, s, 0.0, True),
+        (X * [1.0, 1e3, 1.0, 0.0] + [0.0, 0.0, 0.1, 0.0], y, None, 0.0, True),
+        (np.column_stack([X[:, 0], X[:, 0] * 1e3, X[:, 1] * 3e-4]), y, None, 0.0, True),
+        (rng.normal(size=(5, 9)), y[:5], None, 0.0, True),
+        (rng.normal(size=(5, 9)), y[:5], None, 0.3, True),
+        (X[:1], y[:1], None, 0.0, True),
+    ):
+        found = _spectral.solve(A, t[:, None], weights, np.float64(l2), intercept, 2.0**-52)
+        exact = lr.fit(A, t, weights=weights, l2=l2, intercept=intercept, method="exact")
+        sure = exact.certificate
+        assert int(found.rank) == int(sure.rank)
+        assert (np.abs(found.w[:, 0] - exact.params.w) <= found.w_bound[:, 0] + sure.error_bound.w).all()
+        assert abs(found.b[0] - exact.params.b) <= found.b_bound[0] + sure.error_bound.b
+        assert found.digits > 2  # very uneven columns keep few for sure
+        np.testing.assert_allclose(found.deviation[0], sure.residual_deviation, rtol=1e-10)
+        np.testing.assert_allclose(found.objective, sure.objective, rtol=1e-10)
+        np.testing.assert_allclose(found.w_error[:, 0], sure.standard_errors.w, rtol=1e-10)
+        np.testing.assert_allclose(found.b_error[0], sure.standard_errors.b, rtol=1e-10)
+        assert np.isinf(found.condition) == np.isinf(sure.condition)
+    X, y = rng.normal(size=(40, 250)), rng.normal(size=40)  # more columns than rows, too many to eliminate exactly
+    found = lr.fit(X, y)
+    assert found.status is Status.rank_deficient
+    assert found.certificate.rank == 39
+    expected = np.linalg.pinv(X - X.mean(axis=0)) @ (y - y.mean())
+    np.testing.assert_allclose(found.params.w, expected, atol=1e-13 * np.abs(expected).max())
 
 
 def test_triangles_and_conditions_of_large_matrices():

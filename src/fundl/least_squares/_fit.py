@@ -11,7 +11,7 @@ from fundl import _check
 from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.least_squares import _exact, _plain
+from fundl.least_squares import _exact, _plain, _spectral
 from fundl.least_squares._inputs import on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
@@ -49,6 +49,10 @@ def fit(
     if found is None:
         refuse_not_finite(X, y, weights)  # the quick way saw to that by itself
         with np.errstate(all="ignore"):
+            if method == "auto" and _spectral.costly(X.shape[1]):
+                wide_X, wide_Y = to_host(X, Y)
+                found = _spectral.solve(wide_X, wide_Y, s, wide_l2, intercept, eps)
+                return to_device(package(found, single, X.dtype), X.dtype)
             M = _moments(np.asarray(X), np.asarray(Y), s, intercept)
             found = _exact.solve(M, wide_l2, d=X.shape[1], intercept=intercept, eps=eps)
     with np.errstate(all="ignore"):
