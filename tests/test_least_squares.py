@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import tracemalloc
 from fractions import Fraction
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
 from fundl._result import FitError, Status
-from fundl.least_squares import _gram, _words
+from fundl.least_squares import _gram, _plain, _spectral, _words
 
 STRD = sorted((pathlib.Path(__file__).parent / "strd").glob("*.json"))
 
@@ -408,7 +409,137 @@ def test_batches_refuse_what_does_not_fit():
         ls.merge(state, ls.update(None, X[:, :1], y))
 
 
+class ArrowBatch:
+    """What `from_arrow` asks of a pyarrow.RecordBatch."""
+
+    def __init__(self, **columns):
+        self.columns = columns
+
+    @property
+    def schema(self):
+        return type("Schema", (), {"names": list(self.columns)})
+
+    def column(self, i):
+        return list(self.columns.values())[i]
+
+
+def test_iterators_arrow_batches_and_memory_maps_give_the_fit_in_memory(tmp_path, monkeypatch):
+    X, y, weights = hard("weights")
+    expected = lr.fit(X, y, weights=weights)
+    given = lambda: ((X[i : i + 5], y[i : i + 5], weights[i : i + 5]) for i in (5, 0, 10))  # noqa: E731
+    np.testing.assert_array_equal(flat(ls.fit_batches(given()).params), flat(expected.params))
+    arrow = [ArrowBatch(c=A[:, 2], y=t, a=A[:, 0], s=s, b=A[:, 1]) for A, t, s in given()]
+    found = ls.fit_batches(ls.from_arrow(arrow, target="y", weights="s", columns=["a", "b", "c"]))
+    np.testing.assert_array_equal(flat(found.params), flat(expected.params))
+    found = ls.fit_batches(ls.from_arrow(arrow, target="y", weights="s"))
+    np.testing.assert_array_equal(found.params.w, expected.params.w[jnp.array([2, 0, 1])])
+    table = type("Table", (), {"to_batches": lambda self: arrow})()
+    assert sum(len(batch[1]) for batch in ls.from_arrow(table, target="y")) == 12
+    with pytest.raises(KeyError, match="no column 'z'"):
+        next(ls.from_arrow(arrow, target="z"))
+    with pytest.raises(ValueError, match="no batch"):
+        ls.fit_batches([])
+    with pytest.raises(ValueError, match="finite"):
+        ls.fit_batches(ls.from_arrow([ArrowBatch(x=np.array([1.0, np.nan]), y=np.ones(2))], target="y"))
+    # Exact sums of more rows than fit a block
+    monkeypatch.setattr("fundl.least_squares._fit.ENTRIES", 20)
+    for name, v in (("X", X), ("y", y), ("s", weights)):
+        np.save(tmp_path / f"{name}.npy", v)
+    A, t, s = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "Xys")
+    np.testing.assert_array_equal(flat(lr.fit(A, t, weights=s).params), flat(expected.params))
+
+
+def test_a_memory_map_is_read_in_blocks(tmp_path):
+    rng = np.random.default_rng(17)
+    n, d = 400_000, 10
+    X = rng.normal(size=(n, d)) + 2
+    y = X @ np.arange(d) + rng.normal(size=n)
+    np.save(tmp_path / "X.npy", X)
+    expected = lr.fit(X, y)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    tracemalloc.start()
+    found = lr.fit(mapped, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(flat(found.params), flat(expected.params))
+    assert peak < X.nbytes / 2  # blocks only, on as many threads as there are processors
+
+
 # The quick way
+
+
+def test_the_quick_way_reaches_the_digits_of_exact_sums():
+    rng = np.random.default_rng(18)
+    for n, d, scale, shift, weighted in (
+        (100, 5, 1.0, 0.0, False),
+        (30_000, 6, 1.0, 1e8, True),
+        (1500, 60, 1e-3, 1.0, False),
+        (180_000, 3, 1.0, 5.0, True),
+    ):
+        X = rng.normal(size=(n, d)) * scale + shift
+        y = X[:, 0] / scale - X[:, -1] / scale + rng.normal(size=n)
+        s = rng.uniform(0.1, 3, size=n) if weighted else None
+        found = _plain.attempt(X, y[:, None], s, 0.1, True, 2.0**-52)
+        assert found is not None
+        exact = lr.fit(X, y, weights=s, l2=0.1, method="exact")
+        error = np.abs(found.w[:, 0] - np.asarray(exact.params.w))
+        assert (error <= found.w_bound[:, 0]).all()
+        assert np.max(error) <= 1e-14 * np.max(np.abs(exact.params.w))
+        np.testing.assert_allclose(found.w_error[:, 0], exact.certificate.standard_errors.w, rtol=1e-11)
+        np.testing.assert_allclose(found.b_error[0], exact.certificate.standard_errors.b, rtol=1e-10)
+        if d <= 128:
+            np.testing.assert_allclose(found.condition, exact.certificate.condition, rtol=1e-9)
+        thin = lr.fit(X.astype(np.float32), y.astype(np.float32), weights=None if s is None else s.astype(np.float32))
+        rounded = lr.fit(
+            X.astype(np.float32), y.astype(np.float32), method="exact",
+            weights=None if s is None else s.astype(np.float32),
+        )  # fmt: skip
+        np.testing.assert_allclose(thin.params.w, rounded.params.w, rtol=1e-6, atol=2e-7)
+
+
+def test_singular_values_give_what_exact_sums_give():
+    rng = np.random.default_rng(20)
+    X, y, s = rng.normal(size=(12, 4)), rng.normal(size=12), rng.uniform(0.5, 2, size=12)
+    s[3] = 0
+    for A, t, weights, l2, intercept in (
+        (X, y, s, 0.7, True),
+        (X + 1e6, y, None, 0.0, True),
+        (X, y, s, 0.3, False),
+        (X[:, [0, 1, 0, 2]], y, s, 0.0, True),
+        (X * [1.0, 1e3, 1.0, 0.0] + [0.0, 0.0, 0.1, 0.0], y, None, 0.0, True),
+        (np.column_stack([X[:, 0], X[:, 0] * 1e3, X[:, 1] * 3e-4]), y, None, 0.0, True),
+        (rng.normal(size=(5, 9)), y[:5], None, 0.0, True),
+        (rng.normal(size=(5, 9)), y[:5], None, 0.3, True),
+        (X[:1], y[:1], None, 0.0, True),
+    ):
+        found = _spectral.solve(A, t[:, None], weights, np.float64(l2), intercept, 2.0**-52)
+        exact = lr.fit(A, t, weights=weights, l2=l2, intercept=intercept, method="exact")
+        sure = exact.certificate
+        assert int(found.rank) == int(sure.rank)
+        assert (np.abs(found.w[:, 0] - exact.params.w) <= found.w_bound[:, 0] + sure.error_bound.w).all()
+        assert abs(found.b[0] - exact.params.b) <= found.b_bound[0] + sure.error_bound.b
+        assert found.digits > 2  # very uneven columns keep few for sure
+        np.testing.assert_allclose(found.deviation[0], sure.residual_deviation, rtol=1e-10)
+        np.testing.assert_allclose(found.objective, sure.objective, rtol=1e-10)
+        np.testing.assert_allclose(found.w_error[:, 0], sure.standard_errors.w, rtol=1e-10)
+        np.testing.assert_allclose(found.b_error[0], sure.standard_errors.b, rtol=1e-10)
+        assert np.isinf(found.condition) == np.isinf(sure.condition)
+    X, y = rng.normal(size=(40, 250)), rng.normal(size=40)  # more columns than rows, too many to eliminate exactly
+    found = lr.fit(X, y)
+    assert found.status is Status.rank_deficient
+    assert found.certificate.rank == 39
+    expected = np.linalg.pinv(X - X.mean(axis=0)) @ (y - y.mean())
+    np.testing.assert_allclose(found.params.w, expected, atol=1e-13 * np.abs(expected).max())
+
+
+def test_triangles_and_conditions_of_large_matrices():
+    rng = np.random.default_rng(19)
+    A = rng.normal(size=(900, 300))
+    L = np.linalg.cholesky(A.T @ A)
+    M = _plain._inverse_of_lower(L)
+    np.testing.assert_allclose(M @ L, np.eye(300), atol=1e-13)
+    expected = np.linalg.cond(L) ** 2
+    assert 0.5 * expected < _plain._condition(L @ L.T, M) < 1.001 * expected
 
 
 def test_error_bound_holds_on_many_problems():

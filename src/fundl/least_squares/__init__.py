@@ -1,6 +1,7 @@
 """Exact least squares: the solution of smallest norm, with rank, condition and the digits to believe.
 
-`fit` takes all rows at once, on one device or sharded over a mesh; `update`, `merge` and `solve` take them in batches.
+`fit` takes all rows at once, in memory, memory-mapped, or sharded over a mesh; `fit_batches` takes them from an
+iterable (`from_arrow` makes one), `update`, `merge` and `solve` as they come.
 """
 
 from fundl.least_squares._fit import fit as fit
@@ -12,11 +13,13 @@ from fundl.least_squares._inputs import inputs as inputs
 from fundl.least_squares._path import Path as Path
 from fundl.least_squares._path import ridge_path as ridge_path
 from fundl.least_squares._stream import State as State
+from fundl.least_squares._stream import fit_batches as fit_batches
+from fundl.least_squares._stream import from_arrow as from_arrow
 from fundl.least_squares._stream import merge as merge
 from fundl.least_squares._stream import solve as solve
 from fundl.least_squares._stream import update as update
 
 __all__ = [
-    "Influence", "Interval", "Path", "State", "fit", "influence", "inputs", "interval", "merge", "ridge_path", "solve",
-    "update",
+    "Influence", "Interval", "Path", "State", "fit", "fit_batches", "from_arrow", "influence", "inputs", "interval",
+    "merge", "ridge_path", "solve", "update",
 ]  # fmt: skip

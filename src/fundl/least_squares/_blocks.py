@@ -94,6 +94,24 @@ def residuals(rows: Rows, slope: np.ndarray, beta: np.ndarray, dtype: Any) -> Re
     return shared(part, blocks(n, d), threads=n * d >= WORTH_IT)
 
 
+def triangle(rows: Rows, scale: np.ndarray, penalty: np.ndarray, intercept: bool) -> np.ndarray:
+    """R (d, d) of the QR factors of the centred columns over `scale`, with the rows of the penalty, block by block.
+
+    A column of ones goes first, so that the rest of R is that of columns without it.
+    """
+    n, d = rows.X.shape
+    R = np.concatenate([np.zeros((d, int(intercept))), np.diag(np.sqrt(penalty))], axis=1)
+    size = max(4 * d, ENTRIES // d)
+    for i in range(0, n, size):
+        Z = (rows.X[i : i + size] - rows.c) / scale
+        if intercept:
+            Z = np.concatenate([np.ones((len(Z), 1)), Z], axis=1)
+        if rows.s is not None:
+            Z = Z * np.sqrt(rows.s[i : i + size])[:, None]
+        R = np.asarray(np.linalg.qr(np.concatenate([R, Z]), mode="r"))
+    return R[int(intercept) :, int(intercept) :]
+
+
 def shared(part: Callable[[list[slice]], Any], given: list[slice], *, threads: bool) -> Any:
     """The sum of part(...) over the blocks, split among the processors; the order of the sum is fixed."""
     workers = min(_processors(), len(given) // 2) if threads else 1

@@ -102,6 +102,27 @@ def _centre(A: Any, s: Any | None) -> Any:
     return settled(xp.sum(s[:, None] * A, axis=0) / xp.where(sum_s > 0, sum_s, xp.ones_like(sum_s)))
 
 
+def _all_scales(M: Moments, intercept: bool) -> Any:
+    xp = namespace(M.m)
+    one = xp.ones((1 if intercept else 0,), M.m.dtype)
+    return xp.concatenate([M.scale, one, M.y_scale])
+
+
+def sum_moments(A: Moments, B: Moments) -> Moments:
+    """Of two moments about one centre: each is brought to the larger scale, by powers of two, and added."""
+    xp = namespace(A.m)
+    intercept = A.gram[0].shape[0] > A.m.shape[0] + A.my.shape[0]
+    scale, y_scale = xp.maximum(A.scale, B.scale), xp.maximum(A.y_scale, B.y_scale)
+    s_scale = xp.maximum(A.s_scale, B.s_scale)
+    both = A._replace(scale=scale, y_scale=y_scale, s_scale=s_scale)
+
+    def brought(M: Moments) -> Words:
+        ratio = _all_scales(M, intercept) / _all_scales(both, intercept)
+        return times(times(times(M.gram, ratio[:, None]), ratio[None, :]), M.s_scale / s_scale)
+
+    return both._replace(gram=sum_words(brought(A), brought(B)), weight=A.weight + B.weight, finite=A.finite & B.finite)
+
+
 def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Solution:
     """The minimiser, and what is known of it; eps is the rounding unit of the data, which decides the rank."""
     xp = namespace(M.m)

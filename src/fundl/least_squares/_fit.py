@@ -11,11 +11,12 @@ from fundl import _check
 from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.least_squares import _exact, _plain
+from fundl.least_squares import _exact, _plain, _spectral
 from fundl.least_squares._inputs import on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
 METHODS = ("auto", "exact")
+ENTRIES = 1 << 22  # of a block of the exact sums, which take about a hundred times their memory
 
 
 def fit(
@@ -47,12 +48,29 @@ def fit(
         found = _plain.attempt(np.asarray(X), np.asarray(Y), s, wide_l2, intercept, eps) if method == "auto" else None
     if found is None:
         refuse_not_finite(X, y, weights)  # the quick way saw to that by itself
-        wide_X, wide_Y = to_host(X, Y)
         with np.errstate(all="ignore"):
-            M = _exact.moments(wide_X, wide_Y, s, intercept)
+            if method == "auto" and _spectral.costly(X.shape[1]):
+                wide_X, wide_Y = to_host(X, Y)
+                found = _spectral.solve(wide_X, wide_Y, s, wide_l2, intercept, eps)
+                return to_device(package(found, single, X.dtype), X.dtype)
+            M = _moments(np.asarray(X), np.asarray(Y), s, intercept)
             found = _exact.solve(M, wide_l2, d=X.shape[1], intercept=intercept, eps=eps)
     with np.errstate(all="ignore"):
         return to_device(package(found, single, X.dtype), X.dtype)
+
+
+def _moments(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, intercept: bool) -> _exact.Moments:
+    """Exact sums in float64, block by block, so that data larger than the memory pass too."""
+    found, rows = None, max(1, ENTRIES // (X.shape[1] + Y.shape[1]))
+    for i in range(0, len(X), rows):
+        A, B = (np.asarray(v[i : i + rows], np.float64) for v in (X, Y))
+        part = None if s is None else s[i : i + rows]
+        if found is None:
+            found = _exact.moments(A, B, part, intercept)
+        else:
+            found = _exact.sum_moments(found, _exact.moments(A, B, part, intercept, (found.m, found.my)))
+    assert found is not None
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
@@ -156,14 +174,18 @@ def package(found: _exact.Solution, single: bool, dtype: Any) -> Fit:
     code = xp.where(full, code, codes[Status.rank_deficient])
     code = xp.where(finite, code, codes[Status.non_finite])
 
+    plain = xp is np and bool(finite)  # a concrete fit without NaN: nothing to replace
+
     def number(v: Any) -> Any:
-        return xp.where(finite, v, xp.full_like(v, np.nan))
+        return v if plain else xp.where(finite, v, xp.full_like(v, np.nan))
 
     def shown(v: Any) -> Any:
         return number(v[..., 0] if single else v)
 
     def bound(v: Any, size: Any) -> Any:
         # Below the smallest normal number of the result only that is certain.
+        if plain and (abs(size) >= tiny).all():
+            return shown(v)
         return shown(xp.where(abs(size) < tiny, v + tiny, v))
 
     certificate = Certificate(

@@ -11,6 +11,7 @@ from fundl import _check
 from fundl._types import Array, ArrayLike
 
 Tree = TypeVar("Tree")
+SHORT = {"i": np.dtype(np.int32), "b": np.dtype(bool)}
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -46,8 +47,8 @@ def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
 
 
 def _array(name: str, x: ArrayLike) -> Any:
-    if type(x) is np.ndarray and x.dtype in FLOATS and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype:
-        return x
+    if isinstance(x, np.ndarray) and x.dtype in FLOATS and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype:
+        return np.asarray(x)  # a memory map stays one
     return _check.array(name, x)
 
 
@@ -75,15 +76,10 @@ def to_host(*arrays: Array | None) -> list[Any]:
 def to_device(tree: Tree, dtype: Any) -> Tree:
     """numpy's arrays as jax arrays, the floats in `dtype`; they travel as one vector, which is an array's cost."""
     leaves, structure = jax.tree.flatten(tree)
-    shapes = tuple((np.shape(v), _short(v, dtype)) for v in leaves)
+    shapes = tuple((v.shape, SHORT.get(v.dtype.kind, dtype)) for v in leaves)
     with np.errstate(all="ignore"):
-        vector = np.concatenate([np.ravel(v) for v in leaves]).astype(dtype)
+        vector = np.concatenate([v.reshape(-1) for v in leaves]).astype(dtype)
     return jax.tree.unflatten(structure, _cut(vector, shapes))
-
-
-def _short(v: Any, dtype: Any) -> Any:
-    kind = np.asarray(v).dtype.kind
-    return np.dtype(dtype) if kind == "f" else np.dtype(np.int32) if kind == "i" else np.dtype(bool)
 
 
 @functools.partial(jax.jit, static_argnums=1)

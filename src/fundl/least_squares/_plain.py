@@ -29,7 +29,6 @@ class Factors(NamedTuple):
     scale: np.ndarray
     lengths: np.ndarray  # of the centred columns
     reach: np.ndarray  # |dw_j| <= reach_j |dr| for a change dr of the targets
-    root: np.ndarray  # of the diagonal of P
     condition: float
     loss: float  # what a refinement leaves of an error
 
@@ -47,22 +46,34 @@ def attempt(
     small = X.size <= SMALL
     weight = float(n if s is None else s.sum())
     thin = X.dtype == np.float32 and not small  # float32 products are enough to start from where that converges
-    for dtype in (np.float32, np.float64) if thin else (np.float64,):
+    dtypes: tuple[Any, ...] = (np.float32, np.float64) if thin else (np.float64,)
+    for dtype in dtypes:
         rows, G = _centred(X, Y, s, intercept, weight, dtype)
         if not np.isfinite(G).all():
             if s is None or s.all():
                 return None
             return attempt(X[s > 0], Y[s > 0], s[s > 0], l2, intercept, eps)  # a row of weight 0 may hold anything
-        factors = _factors(G, l2, n, d, intercept, dtype)
+        scaling = _scaling(G, l2, d, intercept)
+        if scaling is None:
+            return None
+        factors = _from_gram(G, *scaling, n, intercept, dtype)
         if factors is not None and factors.loss < (1e-3 if dtype == np.float32 else 1e-6):
-            break
-    else:
-        return None
-    wide = LONG if small else np.float64
-    found = _refined(rows, G, factors, weight, intercept, wide, eps)
-    if found is not None and not small and found.digits < 14 and X.dtype == np.float64 and X.size <= MEDIUM:
-        found = _refined(rows, G, factors, weight, intercept, LONG, eps)
-    return found
+            found = _best(rows, G, factors, weight, intercept, eps)
+            if found is not None or small:
+                return found
+        if dtype == np.float64 and X.dtype == np.float64 and not small:
+            factors = _from_triangle(rows, *scaling, intercept)
+            return None if factors is None else _best(rows, G, factors, weight, intercept, eps)
+    return None
+
+
+def _best(rows: Rows, G: np.ndarray, f: Factors, weight: float, intercept: bool, eps: float) -> Solution | None:
+    """Residuals in float64 where that is enough, in extended precision where it is not and costs little."""
+    size = rows.X.size
+    found = _refined(rows, G, f, weight, intercept, LONG if size <= SMALL else np.float64, eps)
+    if size <= SMALL or rows.X.dtype == np.float32 or size > (MEDIUM if found is None else MEDIUM // 8):
+        return found
+    return found if found is not None and found.digits >= 14 else _refined(rows, G, f, weight, intercept, LONG, eps)
 
 
 def _centred(
@@ -93,20 +104,28 @@ def _rounded(v: np.ndarray, dtype: Any) -> np.ndarray:
     return v.astype(dtype).astype(np.float64)
 
 
-def _factors(G: np.ndarray, l2: Any, n: int, d: int, intercept: bool, dtype: Any) -> Factors | None:
-    H = G[:d, :d]
+def _scaling(G: np.ndarray, l2: Any, d: int, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Lengths of the centred columns, powers of two above them, and the penalty in their units."""
+    own = np.diagonal(G)[:d]
     if intercept:
-        u = G[-1, :d]
-        H = H - u[:, None] * (u / G[-1, -1])
-    own = np.diagonal(H)
+        own = own - G[-1, :d] * (G[-1, :d] / G[-1, -1])
     if not (own > 1e-3 * np.diagonal(G)[:d]).all():
         return None
     lengths = np.sqrt(own)
     scale = ceil_power_of_two(lengths)
     penalty = l2 / scale / scale
-    if not (penalty < 1e30).all():
-        return None
-    P = H / scale[:, None] / scale
+    return (lengths, scale, penalty) if (penalty < 1e30).all() else None
+
+
+def _from_gram(
+    G: np.ndarray, lengths: np.ndarray, scale: np.ndarray, penalty: np.ndarray, n: int, intercept: bool, dtype: Any
+) -> Factors | None:
+    """By Cholesky, which loses with the square of the condition."""
+    d = len(scale)
+    P = G[:d, :d]
+    if intercept:
+        P = P - G[-1, :d][:, None] * (G[-1, :d] / G[-1, -1])
+    P = P / scale[:, None] / scale
     P.flat[:: d + 1] += penalty
     try:
         M = _inverse_of_lower(np.linalg.cholesky(P))
@@ -114,10 +133,30 @@ def _factors(G: np.ndarray, l2: Any, n: int, d: int, intercept: bool, dtype: Any
         return None
     root = np.sqrt(np.diagonal(P))
     squared = _condition(P / root[:, None] / root, M * root)
-    unit = float(np.finfo(dtype).eps)
-    loss = unit * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared
+    loss = float(np.finfo(dtype).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared
     reach = np.sqrt(np.einsum("ij,ij->j", M, M))
-    return Factors(M, penalty, scale, lengths, reach, root, float(np.sqrt(squared)), loss)
+    return Factors(M, penalty, scale, lengths, reach, float(np.sqrt(squared)), loss)
+
+
+def _from_triangle(
+    rows: Rows, lengths: np.ndarray, scale: np.ndarray, penalty: np.ndarray, intercept: bool
+) -> Factors | None:
+    """By QR of the columns, which loses with the condition itself (Bjorck, Linear Algebra Appl. 88 (1987), 31-48)."""
+    n, d = rows.X.shape
+    L = _blocks.triangle(rows, scale, penalty, intercept).T
+    if not (np.abs(np.diagonal(L)) > 1e-14).all():
+        return None
+    M = _inverse_of_lower(L)
+    P = L @ L.T
+    root = np.sqrt(np.diagonal(P))
+    condition = float(np.sqrt(_largest(lambda v: P @ (v / root) / root, d) * _largest(_scaled(M, root), d)))
+    loss = float(np.finfo(np.float64).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * condition
+    reach = np.sqrt(np.einsum("ij,ij->j", M, M))
+    return Factors(M, penalty, scale, lengths, reach, condition, loss) if loss < 1e-3 else None
+
+
+def _scaled(M: np.ndarray, root: np.ndarray) -> Any:
+    return lambda v: root * (M.T @ (M @ (root * v)))
 
 
 def _inverse_of_lower(L: np.ndarray) -> np.ndarray:
@@ -169,26 +208,26 @@ def _refined(
     beta = beta.astype(wide)
     unit = float(np.finfo(wide).eps)
     small = rows.X.size <= SMALL
-    goal = max(1e-2 * eps, unit) if eps > 1e-10 else unit
-    left = np.inf
+    goal = 1e-3 * eps if eps > 1e-10 else unit
+    left = np.zeros(k)
     for _ in range(4):
         found = _blocks.residuals(rows, w / f.scale[:, None], beta, wide)
         g = (found.g - u[:, None] * (found.g0 / weight)) / f.scale[:, None] - f.penalty[:, None] * w
-        step = f.solve(g.astype(np.float64))
+        moved = f.M @ g.astype(np.float64)  # the step as it changes the predictions
+        step = f.M.T @ moved
         w = w + step
         if intercept:
             beta = beta + (found.g0 - u @ (step / f.scale[:, None])) / weight
-        moved = np.sqrt(np.square(f.root[:, None] * step).sum(axis=0))
-        left = f.loss * moved
-        if np.all(left <= goal * np.sqrt(np.square(f.root[:, None] * w).sum(axis=0)).astype(np.float64)):
+        left = f.loss * np.sqrt(np.square(moved).sum(axis=0))
+        if np.all(left <= goal * np.sqrt(found.noise)):
             break
 
     # |dw_j| <= reach_j |dr| for the rounding dr of the residual, and the rounding of the sums g.
     size = np.sqrt(found.noise)
     length = np.sqrt(found.rss).astype(np.float64)
     sums = np.sqrt(np.square(f.reach * f.lengths / f.scale).sum())
-    off = f.reach[:, None] * (unit * ((4 + np.sqrt(d)) * size + (8 + np.sqrt(n) / 8) * sums * length))
-    off = off + 4 * left / f.root[:, None]
+    off = f.reach[:, None] * (unit * ((4 + np.sqrt(d)) * size + (2 + np.sqrt(n) / 8) * sums * length))
+    off = off + 4 * f.reach[:, None] * left
     w_out = (w / f.scale[:, None]).astype(np.float64)
     rounding = eps / 2 * 1.000001  # of the result, which has the dtype of the data
     w_bound = off / f.scale[:, None] + np.abs(w_out) * HALF_ULP
@@ -210,7 +249,8 @@ def _refined(
         enough = digits >= 13.2 and f.condition <= 8  # the rounding of longdouble is random: 14.6 are there
     else:
         scaled = np.abs(w_out) * f.lengths[:, None]
-        enough = digits >= 14 or np.max(w_bound * f.lengths[:, None]) <= max(1e-12, eps / 8) * scaled.max()
+        asked = 1e-8 if d**3 * 1.4e-7 > 2 else 1e-12  # where exact sums would take more than seconds
+        enough = digits >= 14 or np.max(w_bound * f.lengths[:, None]) <= max(asked, eps / 8) * scaled.max()
     # A residual that is rounding itself, or a sum of squares below the smallest number, must come from exact sums.
     lowest = (unit * 1e15) ** 2 if small else unit * 1e4
     if not enough or np.any(found.rss <= found.noise * lowest) or np.any(found.rss < 1e-280):

@@ -1,6 +1,8 @@
 """Least squares over data that come in batches: exact sums that add, in any order."""
 
 import dataclasses
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from fundl.least_squares import _exact
 from fundl.least_squares._exact import Moments
 from fundl.least_squares._fit import package
 from fundl.least_squares._inputs import inputs, on_host, penalty_of, to_device, to_host
-from fundl.least_squares._words import Words, namespace, product, sum_words, times, two_sum
+from fundl.least_squares._words import namespace, product, sum_words, two_sum
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +66,7 @@ def update(
         raise ValueError(f"X must have {M.m.shape[0]} columns and {shape}, as before; got X {X.shape}, y {y.shape}.")
     with np.errstate(all="ignore"):
         batch = _exact.moments(arrays[0], arrays[1], arrays[2], state.intercept, (M.m, M.my))
-        return dataclasses.replace(state, moments=_sum(M, batch))
+        return dataclasses.replace(state, moments=_exact.sum_moments(M, batch))
 
 
 def merge(a: State, b: State) -> State:
@@ -81,7 +83,7 @@ def merge(a: State, b: State) -> State:
             f"{B.m.shape[0]} columns, {A.my.shape[0]} and {B.my.shape[0]} targets."
         )
     with np.errstate(all="ignore"):
-        return dataclasses.replace(a, moments=_sum(A, _about(B, A) if a.intercept else B))
+        return dataclasses.replace(a, moments=_exact.sum_moments(A, _about(B, A) if a.intercept else B))
 
 
 def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
@@ -106,25 +108,65 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
     return package(_exact.solve(M, penalty, **options), state.single, dtype)
 
 
-def _all_scales(M: Moments, intercept: bool) -> Any:
-    xp = namespace(M.m)
-    one = xp.ones((1 if intercept else 0,), M.m.dtype)
-    return xp.concatenate([M.scale, one, M.y_scale])
+def fit_batches(batches: Iterable[tuple[Any, ...]], *, l2: ArrayLike = 0.0, intercept: bool = True) -> Fit:
+    """`fit` of all rows of an iterable of batches (X, y) or (X, y, weights), one of them in memory at a time.
+
+    Exact sums, as `update` takes them; l2 and intercept as in `fit`. A memory-mapped array needs none of this: `fit`
+    reads it in blocks.
+    Errors: as `update`; ValueError for no batch at all.
+
+    >>> print(fit_batches(([[x]], [2 * x + 1]) for x in (0.0, 1.0, 2.0)).params.w)
+    [2.]
+    """
+    state = None
+    for batch in batches:
+        X, y, *weights = batch
+        state = update(state, X, y, weights=weights[0] if weights else None, intercept=intercept)
+    if state is None:
+        raise ValueError("There is no batch; give at least one (X, y).")
+    return solve(state, l2=l2)
 
 
-def _sum(A: Moments, B: Moments) -> Moments:
-    """Of two moments about one centre: each is brought to the larger scale, by powers of two, and added."""
-    xp = namespace(A.m)
-    intercept = A.gram[0].shape[0] > A.m.shape[0] + A.my.shape[0]
-    scale, y_scale = xp.maximum(A.scale, B.scale), xp.maximum(A.y_scale, B.y_scale)
-    s_scale = xp.maximum(A.s_scale, B.s_scale)
-    both = A._replace(scale=scale, y_scale=y_scale, s_scale=s_scale)
+def from_arrow(
+    source: Any, *, target: str, columns: Sequence[str] | None = None, weights: str | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """The batches (X, y) or (X, y, weights) of Arrow data for `fit_batches`: one record batch in memory at a time.
 
-    def brought(M: Moments) -> Words:
-        ratio = _all_scales(M, intercept) / _all_scales(both, intercept)
-        return times(times(times(M.gram, ratio[:, None]), ratio[None, :]), M.s_scale / s_scale)
+    source: record batches in an iterable (a reader, a dataset's `to_batches()`), or anything with `to_batches` or
+    `__arrow_c_stream__` (tables, data frames; the latter imports pyarrow). target and weights name columns; columns
+    those of X, all others by default. Nulls become NaN, which `fit_batches` refuses.
+    Errors: KeyError for a column that is not there.
 
-    return both._replace(gram=sum_words(brought(A), brought(B)), weight=A.weight + B.weight, finite=A.finite & B.finite)
+    >>> class Batch:  # as pyarrow.RecordBatch
+    ...     schema = type("Schema", (), {"names": ["x", "y"]})
+    ...     def column(self, i):
+    ...         return np.array([[0.0, 1.0, 2.0], [1.0, 3.0, 5.0]][i])
+    >>> print(fit_batches(from_arrow([Batch()], target="y")).params.w)
+    [2.]
+    """
+    if hasattr(source, "to_batches"):
+        source = source.to_batches()
+    elif hasattr(source, "__arrow_c_stream__") and not hasattr(source, "__next__"):
+        pyarrow: Any = importlib.import_module("pyarrow")
+        source = pyarrow.RecordBatchReader.from_stream(source)
+    for batch in source:
+        names = list(batch.schema.names)
+        chosen = [v for v in names if v not in (target, weights)] if columns is None else list(columns)
+        needed = dict.fromkeys([*chosen, target, *([] if weights is None else [weights])])
+        for name in needed:
+            if name not in names:
+                raise KeyError(f"There is no column {name!r}; the columns are {names}.")
+        values = {name: _values(batch.column(names.index(name))) for name in needed}
+        X = np.stack([values[name] for name in chosen], axis=1)
+        if len(X):
+            yield (X, values[target]) if weights is None else (X, values[target], values[weights])
+
+
+def _values(column: Any) -> np.ndarray:
+    """A column as numpy's floats, nulls as NaN."""
+    to_numpy = getattr(column, "to_numpy", None)
+    found = np.asarray(column if to_numpy is None else to_numpy(zero_copy_only=False))
+    return found if found.dtype.kind == "f" else found.astype(np.float64)
 
 
 def _about(M: Moments, to: Moments) -> Moments:

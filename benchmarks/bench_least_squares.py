@@ -1,0 +1,248 @@
+"""Least squares with an intercept: fundl against scikit-learn, numpy and jax.numpy, with the error that each reaches.
+
+    python -m benchmarks.bench_least_squares [--only SIZE ...] [--json benchmarks/results/least_squares.json]
+
+The error is that of the worst coefficient relative to the largest, against a solution from exact sums. Parts: sizes
+(float64 and float32), offset (the same with a column mean of 1e8), stream (a memory-mapped file), path (ridge with
+leave-one-out), first (time to the first result in a fresh process). --json updates the parts that were run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import stopwatch
+from fundl import linear_regression
+
+SIZES = {"1e5x100": (100_000, 100), "1e6x20": (1_000_000, 20), "2000x1000": (2000, 1000), "1e4x1000": (10_000, 1000),
+         "100x5": (100, 5)}  # fmt: skip
+Solver = Callable[[], Any]
+
+
+def problem(size: str, dtype: Any, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    n, d = SIZES[size]
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, d))
+    y = X @ rng.normal(size=d) + 1.0 + rng.normal(size=n)
+    X[:, 0] += offset
+    return X.astype(dtype), y.astype(dtype)
+
+
+def solution(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """w in float64, by refinement with residuals in extended precision from the QR factors of the centred columns."""
+    wide = X.astype(np.float64)
+    m = wide.mean(axis=0)
+    Z = wide - m
+    t = y.astype(np.longdouble)
+    t = t - t.mean()
+    R = np.linalg.qr(Z, mode="r")
+    # Columns are centred to rounding only: what is left of their means goes out in extended precision.
+    left = Z.mean(axis=0, dtype=np.longdouble)
+    w = np.zeros(Z.shape[1], np.longdouble)
+    for _ in range(4):
+        g = np.zeros_like(w)
+        for i in range(0, len(Z), 4096):
+            A = Z[i : i + 4096] - left
+            g += (t[i : i + 4096] - A @ w) @ A
+        w = w + np.linalg.solve(R, np.linalg.solve(R.T, g.astype(np.float64)))
+    return w.astype(np.float64)
+
+
+def unsafe(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The fastest way on the machine: the Gram matrix by syrk, means taken out of it, Cholesky."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    n = X.dtype.type(len(X))
+    m, my = X.mean(axis=0), y.mean()
+    G = X.T @ X - n * np.outer(m, m)
+    return cho_solve(cho_factor(G, check_finite=False), X.T @ y - n * m * my, check_finite=False)
+
+
+def rivals(X: np.ndarray, y: np.ndarray) -> dict[str, Solver]:
+    """Each returns w; those that are not installed are left out."""
+    ones = np.ones((len(X), 1), X.dtype)
+
+    def design() -> np.ndarray:
+        return np.hstack([X, ones])
+
+    found: dict[str, Solver] = {
+        "numpy Gram + Cholesky": lambda: unsafe(X, y),
+        "numpy lstsq": lambda: np.linalg.lstsq(design(), y)[0][:-1],
+    }
+    if X.size <= 2_000_000:
+        found["jnp.linalg.lstsq"] = lambda: jnp.linalg.lstsq(jnp.asarray(design()), jnp.asarray(y))[0][:-1]
+    try:
+        from sklearn.linear_model import LinearRegression, Ridge
+    except ModuleNotFoundError:
+        return found
+    found["sklearn LinearRegression"] = lambda: LinearRegression().fit(X, y).coef_
+    found["sklearn Ridge(cholesky)"] = lambda: Ridge(alpha=1e-12, solver="cholesky").fit(X, y).coef_
+    return found
+
+
+def digits(w: Any, exact: np.ndarray) -> float:
+    error = np.max(np.abs(np.asarray(w, np.float64) - exact)) / np.max(np.abs(exact))
+    return float(-np.log10(max(error, 1e-17)))
+
+
+def at_size(size: str, dtype: Any, repeats: int, offset: float = 0.0) -> list[dict[str, Any]]:
+    X, y = problem(size, dtype, offset)
+    exact = solution(X, y)
+    calls: dict[str, Solver] = {"fundl": lambda: linear_regression.fit(X, y).params.w, **rivals(X, y)}
+    reached = {name: digits(call(), exact) for name, call in calls.items()}
+    times = stopwatch.interleave(calls, repeats=repeats, progress=f"{size} {np.dtype(dtype).name}")
+    return [
+        {
+            "size": size + (" offset 1e8" if offset else ""),
+            "dtype": np.dtype(dtype).name,
+            "name": name,
+            "ms": 1e3 * t.median,
+            "ratio": stopwatch.ratio(times["fundl"], t),
+            "digits": reached[name],
+        }
+        for name, t in times.items()
+    ]
+
+
+def stream(repeats: int, rows: int = 8_000_000, d: int = 25) -> list[dict[str, Any]]:
+    """A file of 1.6 GB, read through the page cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("X.npy", "y.npy")]
+        rng = np.random.default_rng(0)
+        X = np.lib.format.open_memmap(paths[0], mode="w+", dtype=np.float64, shape=(rows, d))
+        y = np.lib.format.open_memmap(paths[1], mode="w+", dtype=np.float64, shape=(rows,))
+        w = rng.normal(size=d)
+        block = 1 << 16
+        for i in range(0, rows, block):
+            X[i : i + block] = rng.normal(size=X[i : i + block].shape)
+            y[i : i + block] = X[i : i + block] @ w + rng.normal(size=len(y[i : i + block]))
+        del X, y
+        X, y = (np.load(path, mmap_mode="r") for path in paths)
+
+        def loop() -> np.ndarray:
+            G, c, m, my = np.zeros((d, d)), np.zeros(d), np.zeros(d), 0.0
+            for i in range(0, rows, block):
+                A, t = np.asarray(X[i : i + block]), np.asarray(y[i : i + block])
+                G += A.T @ A
+                c += t @ A
+                m += A.sum(axis=0)
+                my += t.sum()
+            return np.linalg.solve(G - np.outer(m, m) / rows, c - m * my / rows)
+
+        calls: dict[str, Solver] = {"fundl": lambda: linear_regression.fit(X, y).params.w, "numpy Gram loop": loop}
+        agree = float(np.max(np.abs(np.asarray(calls["fundl"]()) - loop())))
+        times = stopwatch.interleave(calls, repeats=repeats, progress="stream")
+        return [
+            {"name": n, "s": t.median, "ratio": stopwatch.ratio(times["fundl"], t), "difference": agree}
+            for n, t in times.items()
+        ]
+
+
+def path(repeats: int) -> list[dict[str, Any]]:
+    """Ridge with leave-one-out for 100 penalties."""
+    try:
+        from sklearn.linear_model import RidgeCV
+    except ModuleNotFoundError:
+        return []
+    rows = []
+    penalties = np.logspace(-3, 3, 100)
+    for n, d in ((10_000, 50), (100_000, 100)):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(n, d))
+        y = X @ rng.normal(size=d) + 30 * rng.normal(size=n)
+        other = RidgeCV(penalties).fit(X, y)
+        found = linear_regression.ridge_path(X, y, penalties)
+        calls: dict[str, Solver] = {
+            "fundl": lambda X=X, y=y: linear_regression.ridge_path(X, y, penalties),
+            "sklearn RidgeCV": lambda X=X, y=y: RidgeCV(penalties).fit(X, y).coef_,
+        }
+        times = stopwatch.interleave(calls, repeats=repeats, progress=f"path {n}x{d}")
+        rows += [
+            {
+                "size": f"{n}x{d}",
+                "name": name,
+                "ms": 1e3 * t.median,
+                "ratio": stopwatch.ratio(times["fundl"], t),
+                "same penalty": bool(np.isclose(penalties[int(found.best)], other.alpha_)),
+            }
+            for name, t in times.items()
+        ]
+    return rows
+
+
+FIRST = """
+import time
+start = time.perf_counter()
+import numpy as np
+from fundl import linear_regression
+X = np.random.default_rng(0).normal(size=(100, 5))
+linear_regression.fit(X, X[:, 0]).params.w.block_until_ready()
+print(time.perf_counter() - start)
+"""
+
+
+def first(repeats: int) -> list[dict[str, Any]]:
+    """Seconds in a fresh process from before the imports to the first fit."""
+    run = [sys.executable, "-c", FIRST]
+    seconds = [float(subprocess.run(run, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)]
+    return [{"name": "fundl", "s": float(np.median(seconds))}]
+
+
+def share_of_peak(rows: list[dict[str, Any]]) -> float:
+    """The rate of n d^2 (what syrk needs) at 1e4x1000 in float64 over the rate of a square matrix product."""
+    A = np.random.default_rng(0).normal(size=(2000, 2000))
+    peak = stopwatch.interleave({"gemm": lambda: A @ A}, repeats=5)["gemm"].best
+    ms = next(r["ms"] for r in rows if (r["size"], r["dtype"], r["name"]) == ("1e4x1000", "float64", "fundl"))
+    return (1e4 * 1e6 / (1e-3 * ms)) / (2 * 2000.0**3 / peak)
+
+
+def show(name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        print(f"\n{name}")
+        print(stopwatch.table([tuple(r.values()) for r in rows], tuple(rows[0])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = [*SIZES, "offset", "stream", "path", "first"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="also update the results in this file")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    old = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"results": []}
+    sizes: list[dict[str, Any]] = []
+    for size in SIZES:
+        if size in args.only:
+            more = 20 if size == "100x5" else 1
+            sizes += [r for t in (np.float64, np.float32) for r in at_size(size, t, args.repeats * more)]
+    if "offset" in args.only:
+        sizes += at_size("1e5x100", np.float64, args.repeats, 1e8)
+    show("sizes", sizes)
+    found: dict[str, Any] = {"question": "least squares with an intercept", "machine": stopwatch.machine()}
+    measured = {r["size"] for r in sizes}
+    found["results"] = [r for r in old["results"] if r["size"] not in measured] + sizes
+    for name, part in (("stream", stream), ("path", path), ("first", first)):
+        found[name] = part(args.repeats) if name in args.only else old.get(name, [])
+        if name in args.only:
+            show(name, found[name])
+    if "1e4x1000" in args.only:
+        found["share of peak"] = share_of_peak(sizes)
+        print(f"\nn d^2 a second at 1e4x1000 over the rate of a matrix product: {found['share of peak']:.2f}")
+    elif "share of peak" in old:
+        found["share of peak"] = old["share of peak"]
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
