@@ -251,11 +251,14 @@ def summary(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     rows = [{**r, "operation": name} for name, part in parts.items() for r in part["mutants"]]
     for r in rows:
         r["caught"] |= others.get(r["operation"], {"caught": {}})["caught"].get(r["mutant"], {})
-    checkers, kinds = list(rows[0]["caught"]), sorted({r["kind"] for r in rows})
-    table = {}
+    checkers = list(dict.fromkeys(c for r in rows for c in r["caught"]))
+    kinds = sorted({r["kind"] for r in rows})
+    table, asked = {}, {}
     for checker in checkers:
-        table[checker] = {"all": _percent([r["caught"][checker] for r in rows])}
-        table[checker] |= {k: _percent([r["caught"][checker] for r in rows if r["kind"] == k]) for k in kinds}
+        mine = [r for r in rows if checker in r["caught"]]
+        asked[checker] = len(mine)
+        table[checker] = {"all": _percent([r["caught"][checker] for r in mine])}
+        table[checker] |= {k: _percent([r["caught"][checker] for r in mine if r["kind"] == k]) for k in kinds}
     known = [r for r in rows if r["cause"] and r["caught"]["fundl, float64"]]
     alarms = [part["alarms"] for part in parts.values() if part["alarms"]]
     rivals = [part["alarms"] for part in others.values() if part["alarms"]]
@@ -269,6 +272,7 @@ def summary(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "operations": len(parts),
         "per class": {k: sum(r["kind"] == k for r in rows) for k in kinds},
         "caught, percent": table,
+        "of wrong rules": asked,
         "false alarms": {
             "fundl": [text for a in alarms for text in a["alarms"]]
             + [f"{r['operation']} {r['dtype']} n={r['n']}" for r in large["rows"] if not r["right passes"]],

@@ -238,8 +238,6 @@ TO_BE_DOCUMENTED: dict[str, set[str]] = {
     "mlp.value_and_gradient": {"weights=", "reduction="},
     "newton.fit": {"example", "weights=", "intercept=", "l1=", "l2=", "tol=", "max_steps=", "method="},
     "softmax_regression.fit": {"method=", "max_steps="},
-    "verify.check_cases": {"example", "quiet="},
-    "verify.run": {"example", "json=", "quiet="},
 }
 PUBLIC = list(public_functions())
 

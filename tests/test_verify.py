@@ -114,6 +114,14 @@ def test_wrong_label_index_is_named():
     assert "one too high" in wrapped.likely_cause
 
 
+def test_a_rule_that_is_not_linear_or_blind_is_named():
+    nonlinear = only(verify.check_rule(lambda x: x * x, lambda dy, x: 2 * x * jnp.clip(dy, -1, 1), B))
+    assert (nonlinear.cause, "not linear in the cotangent" in nonlinear.likely_cause) == ("nonlinear", True)
+    blind = only(verify.check_rule(lambda x, w: x @ w, lambda dy, x, w: (dy @ W.T, x.T @ dy), X, 2 * W**2))
+    assert (blind.argument, blind.cause) == ("x", "independent")
+    assert "does not depend on w" in blind.likely_cause
+
+
 def test_swapped_outputs_are_named():
     def backward(dy, a, b):
         return dy * a, dy * b
@@ -263,6 +271,16 @@ class TestKinks:
         assert report.ok, str(report)
         assert any("jax.grad of f is wrong" in r for r in report.reference)
 
+    def test_nan_of_autodiff_in_an_unused_branch(self):
+        def f(x):
+            return jnp.where(x > 0, jnp.sqrt(x), 0)
+
+        report = verify.check_rule(f, lambda dy, x: jnp.where(x > 0, dy / (2 * jnp.sqrt(x)), 0), B)
+        assert report.ok, str(report)
+        assert any("it gives nan, differences 0" in r for r in report.reference), str(report)
+        wrong = verify.check_rule(f, lambda dy, x: jnp.where(x > 0, dy / (2 * jnp.sqrt(x)), dy), B)
+        assert not wrong.ok, str(wrong)
+
     def test_norm_at_zero(self):
         op = OPERATIONS["norm"]
 
@@ -317,6 +335,26 @@ class TestRegions:
         assert failure.index == (123_456,)
 
 
+class TestRounding:
+    """Textbook rules lose digits where the gradient is next to nothing: no fault, but a note."""
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+    @pytest.mark.parametrize(
+        ("f", "backward"),
+        [
+            (jax.nn.log_sigmoid, lambda dy, x: dy * (1 - jax.nn.sigmoid(x))),
+            (lambda x: jnp.sum(jax.nn.softplus(-x)), lambda dy, x: dy * (jax.nn.sigmoid(x) - 1)),
+        ],
+    )
+    def test_one_minus_sigmoid_passes(self, f, backward, dtype):
+        report = verify.check_rule(f, backward, jnp.asarray([0.3, -2.0], dtype))
+        assert report.ok, str(report)
+        assert any("keeps few digits" in note for note in report.notes)
+
+    def test_small_functions_are_not_taken_for_rounding(self):
+        assert not verify.check_rule(lambda x: 1e-20 * x, lambda dy, x: 2e-20 * dy, B).ok
+
+
 class TestDomain:
     def test_positive_domain_is_guessed_and_said(self):
         report = verify.check_rule(jnp.log, lambda dy, x: dy / x, jnp.asarray([0.5, 2.0]), domain="positive")
@@ -325,6 +363,15 @@ class TestDomain:
         assert guessed.ok
         assert guessed.skipped == 0
         assert any("positive" in n for n in guessed.notes)
+
+    def test_a_forward_that_refuses_the_arguments_says_so_itself(self):
+        def f(p):
+            if not isinstance(p, jax.core.Tracer) and not bool(jnp.all(p > 0)):
+                raise ValueError("p must be positive")
+            return jnp.log(p)
+
+        with pytest.raises(ValueError, match="p must be positive"):
+            verify.check_rule(f, lambda dy, p: dy / p, jnp.asarray([-1.0, 2.0]))
 
     def test_refusing_forward_is_respected(self):
         def f(p):
@@ -478,6 +525,25 @@ class TestCommandLine:
         result = json.loads(capsys.readouterr().out)
         assert [r["ok"] for r in result["reports"]] == [True, False]
         assert verify.run([f"{module}:right"], shapes="(4,3),(3,2)", quiet=True) == 0
+
+    def test_a_module_is_checked_but_for_what_has_no_inputs(self, module, tmp_path, capsys):
+        (tmp_path / "mixed_ops.py").write_text(
+            "def fine(x):\n    return 3 * x\n"
+            "def fine_backward(dy, x):\n    return 3 * dy\n"
+            "def odd(x, mode):\n    return x * {'twice': 2}[mode]\n"
+            "def odd_backward(dy, x, mode):\n    return 2 * dy\n"
+        )
+        assert verify.run(["mixed_ops", f"{module}:wrong"]) == 2
+        out, err = capsys.readouterr()
+        assert "1 of 2 rules right" in out
+        assert "no usual shapes fit mixed_ops:odd" in err
+
+    def test_several_threads_give_the_same_table_in_order(self, capsys):
+        cases = [(f"{k} x", lambda x, k=k: k * x, lambda dy, x, k=k: k * dy, (B,), {}) for k in (2, 3, 4, 5)]
+        cases[2] = ("4 x", lambda x: 4 * x, lambda dy, x: 5 * dy, (B,), {})
+        assert verify.check_cases(cases, json=True, jobs=3) == 1
+        found = json.loads(capsys.readouterr().out)["reports"]
+        assert [(r["name"], r["ok"]) for r in found] == [("2 x", True), ("3 x", True), ("4 x", False), ("5 x", True)]
 
     def test_what_cannot_be_found_says_so(self, module, capsys):
         assert verify.run(["no_such_module:f"]) == 2

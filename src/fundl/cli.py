@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         help="prove hand-written gradients: fundl's own, or yours",
         description="Without a target all of fundl's own rules are checked. A target module:name is a function with "
         "name_backward beside it, or a jax.custom_vjp; a module alone means all of them in it. Inputs come from "
-        "name_examples beside it, from --shapes, or from usual shapes. Exit code 1 when a rule is wrong.",
+        "--shapes, from name_examples beside it, or from usual shapes; options of the check from name_options. Exit "
+        "code 1 when a rule is wrong, 2 when one cannot be found or called.",
     )
     verify.add_argument("targets", nargs="*", metavar="module:name")
     verify.add_argument("--shapes", help="arguments such as '(8,3),(3,),int5(8)' for the targets")
@@ -73,7 +74,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         return verify.run(arguments.targets, json=arguments.json, shapes=arguments.shapes, quiet=arguments.quiet)
     from fundl import _own_rules
 
-    return verify.check_cases(_own_rules.cases(), json=arguments.json, quiet=arguments.quiet)
+    return verify.check_cases(_own_rules.cases(), json=arguments.json, quiet=arguments.quiet, jobs=None)
 
 
 def _fit(arguments: argparse.Namespace) -> int:

@@ -24,8 +24,6 @@ from fundl.verify._rules import check_custom_vjp, check_rule
 
 __all__ = ["check_cases", "parse_shapes", "run"]
 
-JOBS = min(4, os.cpu_count() or 1)  # threads of a command line
-
 Case = tuple[str, Callable[..., Any], Callable[..., Any] | None, Sequence[Any], dict[str, Any]]
 
 
@@ -33,24 +31,35 @@ def run(targets: list[str], *, json: bool = False, shapes: str | None = None, qu
     """Check rules named `module:name` and return the exit code: 0 if all are right, 1 otherwise, 2 if not found.
 
     The rule of `name` is the function `name_backward` beside it, or else its own jax.custom_vjp or custom_jvp.
-    Inputs come from `name_examples` beside it (the arguments as a tuple, a list of such tuples, or a function that
-    returns either), else from `shapes` (see `parse_shapes`), else from the first usual shapes that the function
-    accepts. A module alone means every such pair in it.
+    Inputs come from `shapes` where given (see `parse_shapes`), else from `name_examples` beside it (the arguments as
+    a tuple, a list of such tuples, or a function that returns either), else from the first usual shapes that the
+    function accepts; options of the check (`Options`) from a dict `name_options`. A module alone means all its pairs.
+    json prints one JSON object, quiet the failing reports and the count alone. What cannot be found or called is
+    said on standard error, and the rest is checked.
+
+    >>> run(["jax.nn:relu"], shapes="(4,3)", quiet=True)  # doctest: +ELLIPSIS
+    1 of 1 rules right, ...
+    0
     """
-    try:
-        cases = [case for target in targets for case in _cases(target, shapes)]
-    except (ImportError, AttributeError, ValueError) as error:
-        print(f"fundl verify: {error}", file=sys.stderr)
-        return 2
-    return check_cases(cases, json=json, quiet=quiet, jobs=JOBS)
+    cases: list[Case] = []
+    problems: list[str] = []
+    for target in targets:
+        try:
+            cases += _cases(target, shapes, problems)
+        except (ImportError, AttributeError, ValueError) as error:
+            problems.append(str(error))
+    for problem in problems:
+        print(f"fundl verify: {problem}", file=sys.stderr)
+    code = check_cases(cases, json=json, quiet=quiet, jobs=None) if cases else 0
+    return 2 if problems else code
 
 
-def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False, jobs: int = 1) -> int:
+def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False, jobs: int | None = 1) -> int:
     """Check (label, f, backward, args, options) one by one; a backward of None means f's own custom rule.
 
     Prints progress, each failing report, and a table; with json one JSON object instead, with quiet the failing
-    reports and the count alone. jobs threads work at once (most of the time is the compiler's); settings of jax that
-    hold in a `with` block reach only the first, so more than one is for programs without such. Returns 0 or 1.
+    reports and the count alone. jobs threads work at once, with None one for each core up to four; what a `with`
+    block sets in jax does not reach other threads, so more than one is for programs without such. Returns 0 or 1.
 
     >>> import jax.numpy as jnp
     >>> cases = [("sine", jnp.sin, lambda dy, x: dy * jnp.cos(x), (jnp.ones(3),), {})]
@@ -60,6 +69,7 @@ def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = Fals
     """
     cases = list(cases)
     start, reports = time.perf_counter(), []
+    jobs = min(4, os.cpu_count() or 1) if jobs is None else jobs
     show_progress = sys.stderr.isatty() and not quiet
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         found = pool.map(_report, cases) if jobs > 1 else map(_report, cases)
@@ -129,7 +139,8 @@ def parse_shapes(text: str) -> tuple[Any, ...]:
     return tuple(out)
 
 
-def _cases(target: str, shapes: str | None) -> list[Case]:
+def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
+    """The cases of a target; of a module those that can be had, and why the others cannot."""
     module_name, _, name = target.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: the user's own file in the current folder
@@ -139,7 +150,13 @@ def _cases(target: str, shapes: str | None) -> list[Case]:
         names = list(dict.fromkeys(n.removesuffix("_backward") for n in names))
         if not names:
             raise ValueError(f"{module_name} holds no pair of name and name_backward and no jax.custom_vjp function.")
-        return [case for n in names for case in _cases(f"{module_name}:{n}", shapes)]
+        cases: list[Case] = []
+        for n in names:
+            try:
+                cases += _cases(f"{module_name}:{n}", shapes, problems)
+            except (AttributeError, ValueError) as error:
+                problems.append(str(error))
+        return cases
     f = getattr(module, name, None)
     if f is None:
         raise AttributeError(f"{module_name} has no {name!r}.")
