@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,8 +14,16 @@ __all__ = ["Failure", "Report", "Row"]
 class Failure:
     """One wrong gradient: `str(failure)` says all of it.
 
-    cause is a word for programs (`factor`, `sign`, `transposed`, `cotangent`, `shape`, ...); likely_cause the
-    sentence for people, or "" where no tested hypothesis explains the error.
+    argument      whose gradient is wrong, or "the rule", "the output", "the function"
+    index         of the entry shown: what was `given`, what was `expected`, the error in units of rounding (`ulp`)
+    wrong, size   how many entries of how many
+    seen_at       the kinds of point where it appears; `dtype` and `judges` say how it was judged
+    likely_cause  the sentence for people, or "" where no tested hypothesis explains the error
+    cause         a word for programs. The call: raises, structure, shape, dtype, repeat, mutates, transforms,
+                  forward, batch, domain. The gradient: zero, factor, sign, swapped, transposed, rolled, reversed,
+                  entries, added, offset, precision, cotangent, label, axis, term, nonlinear, independent, unknown.
+                  Some inputs only: kink, overflow, saturated, region, zero, cancellation. Of f: shared (a
+                  stop_gradient, say)
     """
 
     argument: str
@@ -39,7 +48,7 @@ class Failure:
             if self.expected not in (0, self.given) and self.given == self.given:
                 numbers += f"   ratio {self.given / self.expected:.6g}"
             lines.append(f"      {where}   {numbers}")
-            if self.ulp is not None:
+            if self.ulp is not None and math.isfinite(self.ulp):
                 lines.append(f"      error        {self.ulp:.3g} units of rounding ({self.dtype})")
         if self.judges:
             lines.append(f"      judged by    {self.judges}")
