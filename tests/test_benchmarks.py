@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks import stopwatch, tables
+from benchmarks import stopwatch, tables, wrong_autodiff
 
 
 def test_readme_tables_are_generated_from_the_results():
@@ -40,3 +40,15 @@ def test_results_name_the_machine_and_every_rival_reached_the_same_loss():
     losses = [r["loss"] for r in found["results"]]
     assert len(losses) >= 2
     assert max(losses) - min(losses) == pytest.approx(0, abs=0.01 * max(losses))
+
+
+def test_published_faults_of_autodiff_are_found_by_the_examiner():
+    published = json.loads((tables.HERE / "results" / "wrong_autodiff.json").read_text())["results"]
+    assert [r["function"] for r in published] == [case.name for case in wrong_autodiff.CASES]
+    for row in published:
+        assert row["rule passes"]
+        assert row["jax.grad"] != row["by hand, and by differences"]
+    for case in wrong_autodiff.CASES[::4]:
+        report = wrong_autodiff.examine(case)
+        assert report.ok, str(report)
+        assert any("jax.grad of f is wrong" in text for text in report.reference)
