@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,7 +16,7 @@ SECONDS = 240  # after which both are killed
 
 WORKER = """
 import json, sys
-process, port = int(sys.argv[1]), sys.argv[2]
+process, port, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)
@@ -36,17 +35,15 @@ X, y = rng.normal(size=(16, 2)), rng.normal(size=16)
 X[:, 0] += 1e6
 labels = (rng.random(16) < 0.5) * 1.0
 half = slice(8 * process, 8 * process + 8)
-found = {}
-for kind in ("Auto", "Explicit"):
-    mesh = jax.make_mesh((2,), ("rows",), axis_types=(getattr(jax.sharding.AxisType, kind),))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
-    A, b, c = (jax.make_array_from_process_local_data(rows, v[half]) for v in (X, y, labels))
-    assert not A.is_fully_addressable
-    for name, fit in (
-        ("linear", linear_regression.fit(A, b)),
-        ("logistic", logistic_regression.fit(A - np.array([[1e6, 0.0]]), c, l2=1.0)),
-    ):
-        found[f"{name} {kind}"] = [np.asarray(v).tolist() for v in jax.tree.leaves(fit.params)]
+mesh = jax.make_mesh((2,), ("rows",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+A, b, c = (jax.make_array_from_process_local_data(rows, v[half]) for v in (X, y, labels))
+assert not A.is_fully_addressable
+found = {
+    "linear": linear_regression.fit(A, b).params,
+    "logistic": logistic_regression.fit(A - np.array([[1e6, 0.0]]), c, l2=1.0).params,
+}
+found = {name: [np.asarray(v).tolist() for v in params] for name, params in found.items()}
 print("FOUND", json.dumps(found), flush=True)
 jax.distributed.shutdown()
 """
@@ -65,7 +62,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def two_processes(code: str) -> list[tuple[int, str, str]]:
+def two_processes(code: str, *arguments: str) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of both; one device each, and killed (they may ignore SIGTERM) when time is up."""
     port = str(free_port())
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"XLA_FLAGS": ""}
@@ -73,7 +70,7 @@ def two_processes(code: str) -> list[tuple[int, str, str]]:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(i), port],
+            [sys.executable, "-c", code, str(i), port, *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,27 +87,21 @@ def two_processes(code: str) -> list[tuple[int, str, str]]:
             worker.wait()
 
 
-@pytest.fixture(scope="module")
-def found():
-    done = two_processes(WORKER)
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
+def test_two_processes_give_the_fits_of_one(kind):
+    done = two_processes(WORKER, kind)
     if any("address already in use" in errors.lower() for _, _, errors in done):
-        done = two_processes(WORKER)  # another program took the port in between
+        done = two_processes(WORKER, kind)  # another program took the port in between
     for status, output, errors in done:
         assert status == 0, f"{output}\n{errors[-4000:]}"
-    return [json.loads(output.split("FOUND", 1)[1]) for _, output, _ in done]
-
-
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-@pytest.mark.parametrize("name", ["linear", "logistic"])
-def test_two_processes_give_the_fit_of_one(found, name, kind):
     X, y, labels = problem()
-    if name == "linear":
-        expected = linear_regression.fit(X, y).params
-    else:
-        expected = logistic_regression.fit(X - np.array([[1e6, 0.0]]), labels, l2=1.0).params
-    for process in found:
-        for got, want in zip(process[f"{name} {kind}"], jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(got, want, rtol=1e-13 if name == "linear" else 1e-9)
+    linear = linear_regression.fit(X, y).params
+    logistic = logistic_regression.fit(X - np.array([[1e6, 0.0]]), labels, l2=1.0).params
+    for _, output, _ in done:
+        found = json.loads(output.split("FOUND", 1)[1])
+        for name, params, tolerance in (("linear", linear, 1e-13), ("logistic", logistic, 1e-9)):
+            for got, want in zip(found[name], params, strict=True):
+                np.testing.assert_allclose(got, want, rtol=tolerance)
 
 
 def test_a_process_alone_with_its_half_is_seen():

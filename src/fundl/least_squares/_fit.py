@@ -161,6 +161,17 @@ def _no_tangent(x: Array) -> Any:
     return np.zeros(x.shape, jax.dtypes.float0)
 
 
+def _code(finite: Any, full: Any, trusted: Any) -> Any:
+    """The status; without arrays where numpy knows the answer."""
+    if namespace(finite) is np:
+        known = Status.converged if trusted else Status.ill_conditioned
+        known = known if full else Status.rank_deficient
+        return np.asarray(int(known if finite else Status.non_finite), np.int32)
+    code = jnp.where(trusted, jnp.int32(Status.converged), jnp.int32(Status.ill_conditioned))
+    code = jnp.where(full, code, jnp.int32(Status.rank_deficient))
+    return jnp.where(finite, code, jnp.int32(Status.non_finite))
+
+
 def package(found: _exact.Solution, single: bool, dtype: Any) -> Fit:
     """The Fit: NaN parameters where the data were not finite, one column for a y of one axis."""
     tiny = float(jnp.finfo(dtype).tiny)
@@ -169,11 +180,7 @@ def package(found: _exact.Solution, single: bool, dtype: Any) -> Fit:
     finite = found.finite & xp.all(xp.isfinite(w)) & xp.all(xp.isfinite(b))
     full = found.rank == w.shape[0]
     trusted = ~(found.digits < 1)
-    codes = [xp.asarray(int(status), np.int32) for status in Status]
-    code = xp.where(trusted, codes[Status.converged], codes[Status.ill_conditioned])
-    code = xp.where(full, code, codes[Status.rank_deficient])
-    code = xp.where(finite, code, codes[Status.non_finite])
-
+    code = _code(finite, full, trusted)
     plain = xp is np and bool(finite)  # a concrete fit without NaN: nothing to replace
 
     def number(v: Any) -> Any:
@@ -188,12 +195,13 @@ def package(found: _exact.Solution, single: bool, dtype: Any) -> Fit:
             return shown(v)
         return shown(xp.where(abs(size) < tiny, v + tiny, v))
 
+    inf = xp.full_like(found.suboptimality, np.inf)
     certificate = Certificate(
         converged=finite & trusted,
         steps=xp.asarray(0, np.int32),
         gradient_norm=number(found.gradient_norm),
         objective=number(found.objective),
-        suboptimality=xp.where(finite, found.suboptimality, xp.full_like(found.suboptimality, np.inf)),
+        suboptimality=found.suboptimality if plain else xp.where(finite, found.suboptimality, inf),
         rank=found.rank,
         condition=number(found.condition),
         digits=xp.where(finite, found.digits, xp.zeros_like(found.digits)),

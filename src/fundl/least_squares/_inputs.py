@@ -47,8 +47,8 @@ def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
 
 
 def _array(name: str, x: ArrayLike) -> Any:
-    if isinstance(x, np.ndarray) and x.dtype in FLOATS and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype:
-        return np.asarray(x)  # a memory map stays one
+    if isinstance(x, np.ndarray) and x.dtype in FLOATS and (x.dtype.itemsize == 4 or jnp.result_type(float) == x.dtype):
+        return np.asarray(x)  # a memory map stays one; jax holds float64 only when told to
     return _check.array(name, x)
 
 
