@@ -84,10 +84,7 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
         return None
     both = [v.dtype for v in (X, y) if v.dtype.kind == "f"]
     dtype = jax.dtypes.canonicalize_dtype(np.result_type(*both))
-    if dtype == np.float32 or X.dtype == dtype:
-        X = X.astype(dtype, copy=False)
-    else:
-        return None
+    X = X.astype(dtype, copy=False)
     s = None
     if weights is not None:
         s = _on_host(weights)

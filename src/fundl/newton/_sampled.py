@@ -157,7 +157,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     inverse = np.linalg.inv(regular(times * H, K, rows))
     formed = theta
     norms = _passes.column_norms(rows)
-    memory, refreshed, before = Memory(), 0, np.inf
+    memory, refreshed, before, last = Memory(), 0, np.inf, False
     while True:
         g = now.g + K[:, None] * theta
         f = now.f + quadratic(K, theta)
@@ -169,10 +169,16 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         if enough or delta < 1e-16 * f:
             error = rounding(rows, K, norms, now, theta).reshape(-1)
             floor = float(error @ (np.abs(inverse) @ error))
-            at_rest = delta <= floor / 4 or (before < 1e3 * floor and delta >= before / 4)
+            # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
+            at_rest = (last and delta >= before / 4) or delta <= 0
             if at_rest or enough:
                 break
-        if delta > before / 2 or steps % 20 == 19:  # the sample is too small
+            if delta <= floor / 4 and not last:
+                H = _passes.hessian(part, _passes.at(part, theta)[1])
+                inverse, formed, memory = np.linalg.inv(regular(times * H, K, rows)), theta, Memory()
+                last, before = True, np.inf
+                continue
+        if not last and (delta > before / 2 or steps % 20 == 19):  # the sample is too small
             refreshed += 1
             if refreshed > 3:
                 return None
