@@ -1,5 +1,7 @@
 """Concrete fits, which run in NumPy: the same optimum and a bound that holds, whatever the size and the solver."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from fundl import datasets, newton
 from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
+from fundl.newton import _passes
 from test_logistic_regression import digits_right, optimum
 from test_newton import problems, value
 
@@ -183,3 +186,19 @@ def test_digits_of_the_optimum_on_breast_cancer():
     w, b, _ = optimum(X, y.astype(float), 1.0, start=np.append(found.params.w, found.params.b), digits=32)
     assert digits_right(found.params.w, w) > 11.5
     assert digits_right(found.params.b, b) > 11.5
+
+
+def test_rows_on_disk_are_read_a_few_times_and_never_held(tmp_path, monkeypatch):
+    X, y = made(400_000, 12)
+    np.save(tmp_path / "X.npy", X)
+    on_disk = np.load(tmp_path / "X.npy", mmap_mode="r")
+    reads = []
+    monkeypatch.setattr(_passes, "full", lambda rows, theta, pass_=_passes.full: reads.append(1) or pass_(rows, theta))
+    tracemalloc.start()
+    found = concrete(on_disk, y, tol=1e-10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
+    assert peak < 0.75 * X.nbytes  # logits and labels are held, (n,) each, and the sample
+    assert len(reads) <= 9
+    np.testing.assert_allclose(found.params.w, concrete(X, y).params.w, rtol=1e-4)

@@ -52,9 +52,9 @@ def regular(H: N, K: N, rows: Rows) -> N:
     if not rows.intercept:
         last = np.arange(len(H) - k, len(H))
         H[last, last] += 1.0
-    if k > 1:  # the same number added to all logits
+    if k > 1:  # the same added to all classes: no gradient points there, and no rounding shall
         D = len(K)
-        shift = np.where(K > 0, 0.0, 1.0) * np.abs(H.diagonal().reshape(D, k)).max(axis=1)
+        shift = np.abs(H.diagonal().reshape(D, k)).max(axis=1)
         H = H.reshape(D, k, D, k)
         for i in np.flatnonzero(shift):
             H[i, :, i, :] += shift[i] / k
