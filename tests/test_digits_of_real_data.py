@@ -74,6 +74,7 @@ def improved(X, y, l2, params):
         H = H.reshape((d + 1) * k, -1)
         step = -np.linalg.solve(H, (g / largest).astype(float).reshape(-1)).reshape(g.shape)
         step = number(step) * largest / number(scale)[:, None]
+        step = step - step.sum(axis=1)[:, None] / k if k > 1 else step
         theta = theta + step
         if all(abs(a) <= abs(b) * mp.mpf(10) ** -33 for a, b in zip(step.ravel(), theta.ravel(), strict=True)):
             return theta
