@@ -198,4 +198,5 @@ def minimise(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps)
     if found is None or d > 400 or len(part.y) < n:
         return found
-    return found._replace(rank=rank(part, True))
+    s = np.ones(n) if part.s is None else part.s
+    return found._replace(rank=rank(_passes.weighted_gram(part.X, s), rows.intercept, True))
