@@ -74,9 +74,8 @@ def padded(A: N, fill: float = 0.0) -> N:
     return np.pad(A.astype(np.float32), [(0, more)] + [(0, 0)] * (A.ndim - 1), constant_values=fill)
 
 
-def model(part: Rows, narrow: N, times: float, K: N, theta: N, old: Model | None) -> Model:
-    """The model at theta; the preconditioner of an old one serves again while the curvature is of the same size."""
-    p = _passes.at(part, theta)[1]
+def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None) -> Model:
+    """The model where the probabilities are p; a diagonal preconditioner of an old one serves again."""
     s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
     mean = (p * (1 - p)).mean(axis=1) * s[:, 0]
     c = mean.astype(np.float32)
@@ -149,7 +148,8 @@ def descend(
         g = weight * now.g + K[:, None] * theta
         f = weight * now.f + quadratic(K, theta)
         if current is None or same:
-            current = model(part, narrow, times, K, theta, current)
+            p = now.p if same and len(now.p) else _passes.at(part, theta).p
+            current = model(part, narrow, times, K, p, current)
         # Far out an inexact step does as well; later each costs a pass over all rows.
         accuracy = 0.2 if before > 0.1 * f else 0.02
         v = -memory.times(functools.partial(current.solve, accuracy=accuracy), g)

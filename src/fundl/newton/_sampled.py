@@ -66,7 +66,6 @@ class Near(NamedTuple):
     """Near the minimum of some rows."""
 
     theta: N
-    p: N  # probabilities there
     now: Pass
     steps: int
     rank: int
@@ -77,11 +76,11 @@ class Near(NamedTuple):
 def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> Near | None:
     """Newton's method with all of it, until a step promises no more than `enough` f."""
     theta = np.zeros((len(K), rows.k))
-    now, p = _passes.at(rows, theta)
+    now = _passes.at(rows, theta)
     f, free, k, known = weight * now.f, not K.any(), K[:, None], 0
     for step in range(max_steps):
         g = weight * now.g + k * theta
-        H = _passes.hessian(rows, p)
+        H = _passes.hessian(rows, now.p)
         if step == 0:
             known = rank(H.reshape(len(K), rows.k, len(K), rows.k)[:, 0, :, 0], rows.intercept, not free)
             if free and known < len(K) - 1:
@@ -93,7 +92,7 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
         t = 1.0
         while True:
             after = theta + t * v
-            trial, p = _passes.at(rows, after)
+            trial = _passes.at(rows, after)
             value = weight * trial.f + quadratic(K, after)
             if value <= f - 0.1 * t * delta or delta <= 1e-9 * f:
                 break
@@ -105,7 +104,7 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
             if t < 1e-6:
                 return None
         if delta <= enough * max(f, 1e-300):
-            return Near(after, p, trial, step + 1, known, theta, H)
+            return Near(after, trial, step + 1, known, theta, H)
         theta, now, f = after, trial, value
         if free and np.abs(now.z).max() > 60:
             return None  # the compiled program looks for a separating direction
@@ -164,7 +163,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     part, times, H, formed = start, weight, begun.H, begun.formed
     if not small:
         part, times = sample(rows, max(40 * size, min(n // 8, 400 * size)))
-        H, formed = _passes.hessian(part, _passes.at(part, theta)[1]), theta
+        H, formed = _passes.hessian(part, _passes.at(part, theta).p), theta
         now = _passes.full(rows, theta)
     inverse = np.linalg.inv(regular(times * H, K, rows))
     norms = _passes.column_norms(rows)
@@ -185,7 +184,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             if at_rest or enough:
                 break
             if delta <= floor / 4 and not last:
-                H = _passes.hessian(part, _passes.at(part, theta)[1])
+                H = _passes.hessian(part, _passes.at(part, theta).p)
                 inverse, formed, memory = np.linalg.inv(regular(times * H, K, rows)), theta, Memory()
                 last, before = True, np.inf
                 continue
@@ -194,7 +193,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             if refreshed > 3:
                 return None
             part, times = sample(rows, min(n, 8 * len(part.y)))
-            H = _passes.hessian(part, _passes.at(part, theta)[1])
+            H = _passes.hessian(part, _passes.at(part, theta).p)
             inverse, formed, memory, before = np.linalg.inv(regular(times * H, K, rows)), theta, Memory(), np.inf
             steps += 1
             continue
@@ -212,7 +211,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     drift = spread(_passes.logits(part, theta - formed))
     if free or drift > 0.3:
         part = rows.some(slice(None)) if free else part
-        H, drift = _passes.hessian(part, _passes.at(part, theta)[1]), 0.0
+        H, drift = _passes.hessian(part, _passes.at(part, theta).p), 0.0
     lower = regular(H, K, rows)
     inverse = inverse if times == 1 and not free and drift else np.linalg.inv(lower)
     bound = proved(part, lower, inverse, drift, g, error)
