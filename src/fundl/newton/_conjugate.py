@@ -21,7 +21,7 @@ MOST = 200  # products for one step
 class Model(NamedTuple):
     """The Hessian at a theta, from sampled rows, and what preconditions it."""
 
-    X: N  # (m, D), float32
+    X: N  # (m, D), float32, with columns of zeros up to a multiple of 16, for the speed of the products
     p: N  # (m, k), float32: probabilities of the classes, or the weighted curvature of a single logit
     s: N  # (m, 1), float32
     K: N  # (D, 1), float32
@@ -44,7 +44,7 @@ class Model(NamedTuple):
     def solve(self, g: N, accuracy: float) -> N:
         """H^-1 g by preconditioned conjugate gradients."""
         size = float(np.linalg.norm(g))
-        r = (g / size).astype(np.float32)
+        r = padded(g / size)
         x = np.zeros_like(r)
         y = self.precondition(r)
         d, rho = y, float(np.vdot(r, y))
@@ -62,31 +62,38 @@ class Model(NamedTuple):
             if not rho > accuracy * accuracy * first:
                 break
             d = y + np.float32(rho / before) * d
+        x = x[: len(g)]
         if x.shape[1] > 1:
             x[-1] -= x[-1].mean()
         return x.astype(np.float64) * size
 
 
-def model(part: Rows, narrow: N, times: float, K: N, theta: N, old: Model | None) -> Model:
-    """The model at theta; the preconditioner of an old one serves again while the curvature is of the same size."""
-    p = _passes.at(part, theta)[1]
+def padded(A: N, fill: float = 0.0) -> N:
+    """A in float32, its first axis filled up to a multiple of 16 where it is long."""
+    more = -len(A) % 16 if len(A) > 64 else 0
+    return np.pad(A.astype(np.float32), [(0, more)] + [(0, 0)] * (A.ndim - 1), constant_values=fill)
+
+
+def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None) -> Model:
+    """The model where the probabilities are p; a diagonal preconditioner of an old one serves again."""
     s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
     mean = (p * (1 - p)).mean(axis=1) * s[:, 0]
     c = mean.astype(np.float32)
     p = c[:, None] if part.k == 1 else p.astype(np.float32)
     free = 0.0 if part.intercept else 1.0
+    K, last = padded(K, 1.0), len(K) - 1
     if old is not None and narrow.shape[1] > NARROW:
         inverse = old.inverse
     elif narrow.shape[1] <= NARROW:
         M = _passes.weighted_gram(narrow, c).astype(np.float64)
         M.flat[:: len(M) + 1] += K + 1e-6 * M.diagonal()
-        M[-1, -1] += free
+        M[last, last] += free
         inverse = np.linalg.inv(M)
     else:
         diagonal = float(c.mean()) * np.einsum("ij,ij->j", narrow, narrow) + K
-        diagonal[-1] += free
+        diagonal[last] += free
         inverse = 1 / diagonal[:, None]
-    return Model(narrow, p, s.astype(np.float32), K.astype(np.float32)[:, None], inverse.astype(np.float32))
+    return Model(narrow, p, s.astype(np.float32), K[:, None], inverse.astype(np.float32))
 
 
 class Levelled(NamedTuple):
@@ -141,7 +148,8 @@ def descend(
         g = weight * now.g + K[:, None] * theta
         f = weight * now.f + quadratic(K, theta)
         if current is None or same:
-            current = model(part, narrow, times, K, theta, current)
+            p = now.p if same and len(now.p) else _passes.at(part, theta).p
+            current = model(part, narrow, times, K, p, current)
         # Far out an inexact step does as well; later each costs a pass over all rows.
         accuracy = 0.2 if before > 0.1 * f else 0.02
         v = -memory.times(functools.partial(current.solve, accuracy=accuracy), g)
@@ -153,8 +161,9 @@ def descend(
         last = steps >= max_steps or (enough == 0 and hopeful(K, g) <= tol * f)
         if last or delta < 1e-16 * f:
             error = rounding(rows, K, norms, now, theta)
-            floor = float(np.vdot(error, np.abs(current.precondition(error.astype(np.float32)))))
-            at_rest = delta <= floor / 4 or (before < 1e3 * floor and delta >= before / 4)
+            floor = float(np.vdot(error, np.abs(current.precondition(padded(error))[: len(K)])))
+            # `floor` counts rounding at its worst: below it the steps go on for as long as they shrink.
+            at_rest = (before < 1e3 * floor and delta >= before / 4) or delta <= 0
             if last or at_rest:
                 at = level(rows, K, theta, now.z)
                 bound = proved(K, norms, now.z, g, error, at)
@@ -178,7 +187,7 @@ def minimise(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     """First on a sample where there are many rows, then on all."""
     n, d = len(rows.y), rows.X.shape[1]
     part, times = sample(rows, n if n * d * rows.k <= LITTLE else max(n // 8, 4 * d))
-    narrow = part.X.astype(np.float32)
+    narrow = np.ascontiguousarray(padded(part.X.T).T)
     theta = np.zeros((len(K), rows.k))
     if len(part.y) == n:
         found = descend(part, 1.0, K, theta, part, narrow, 1.0, tol, 0.0, max_steps)
@@ -189,4 +198,5 @@ def minimise(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps)
     if found is None or d > 400 or len(part.y) < n:
         return found
-    return found._replace(rank=rank(part, True))
+    s = np.ones(n) if part.s is None else part.s
+    return found._replace(rank=rank(_passes.weighted_gram(part.X, s), rows.intercept, True))

@@ -137,6 +137,7 @@ def _solution(
         w_error, b_error = jnp.full_like(w, jnp.nan), jnp.full_like(b, jnp.nan)
     else:
         w_error, b_error = _standard_errors(found.inverse, parts, Y.shape[1])
+        b_error = b_error if intercept else jnp.zeros_like(b_error)
     exists = P.free & finite & ~found.separates
     return Solution(
         w=jnp.where(finite, w, jnp.full_like(w, jnp.nan)),

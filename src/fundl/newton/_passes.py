@@ -35,6 +35,7 @@ class Pass(NamedTuple):
     g: N  # (D, k), of that
     alpha: float  # norm2 of dL/dz
     z: N  # (n, k)
+    p: N  # probabilities (n, k), of the error for k = 1; none where the rows are not one block
 
 
 def with_ones(X: N, intercept: bool) -> N:
@@ -103,25 +104,25 @@ def block(rows: Rows) -> int:
     return max(256, BLOCK // (8 * rows.X.shape[1] + 32 * rows.k))
 
 
-def at(rows: Rows, theta: N) -> tuple[Pass, N]:
-    """The pass over rows that are few, with the probabilities."""
+def at(rows: Rows, theta: N) -> Pass:
+    """The pass over rows that are few."""
     z = logits(rows, theta)
     f, a, p = loss(rows, z)
-    return Pass(f, back(rows, a), float(np.sqrt(np.vdot(a, a))), z), p
+    return Pass(f, back(rows, a), float(np.sqrt(np.vdot(a, a))), z, p)
 
 
 def full(rows: Rows, theta: N) -> Pass:
     """f, gradient and logits at theta, in one pass."""
     if rows.scale is None and rows.X.nbytes <= WHOLE:
-        return at(rows, theta)[0]
+        return at(rows, theta)
     n, step = len(rows.y), block(rows)
     f, g, square, z = 0.0, np.zeros_like(theta), 0.0, np.empty((n, rows.k))
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         X = rows.X[part].astype(np.float64, copy=False)
-        here, _ = at(rows._replace(X=X, y=rows.y[part], s=None if rows.s is None else rows.s[part]), theta)
+        here = at(rows._replace(X=X, y=rows.y[part], s=None if rows.s is None else rows.s[part]), theta)
         f, g, square, z[part] = f + here.f, g + here.g, square + here.alpha**2, here.z
-    return Pass(f, g, float(np.sqrt(square)), z)
+    return Pass(f, g, float(np.sqrt(square)), z, np.empty((0, rows.k)))
 
 
 def column_norms(rows: Rows) -> N:

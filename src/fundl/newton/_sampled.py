@@ -52,9 +52,9 @@ def regular(H: N, K: N, rows: Rows) -> N:
     if not rows.intercept:
         last = np.arange(len(H) - k, len(H))
         H[last, last] += 1.0
-    if k > 1:  # the same number added to all logits
+    if k > 1:  # the same added to all classes: no gradient points there, and no rounding shall
         D = len(K)
-        shift = np.where(K > 0, 0.0, 1.0) * np.abs(H.diagonal().reshape(D, k)).max(axis=1)
+        shift = np.abs(H.diagonal().reshape(D, k)).max(axis=1)
         H = H.reshape(D, k, D, k)
         for i in np.flatnonzero(shift):
             H[i, :, i, :] += shift[i] / k
@@ -62,22 +62,37 @@ def regular(H: N, K: N, rows: Rows) -> N:
     return H
 
 
-def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> tuple[N, N, Pass, int] | None:
-    """theta near the minimum of these rows, with the probabilities and the pass there."""
+class Near(NamedTuple):
+    """Near the minimum of some rows."""
+
+    theta: N
+    now: Pass
+    steps: int
+    rank: int
+    formed: N  # the theta before, where the Hessian was formed
+    H: N  # without weight and penalty
+
+
+def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> Near | None:
+    """Newton's method with all of it, until a step promises no more than `enough` f."""
     theta = np.zeros((len(K), rows.k))
-    now, p = _passes.at(rows, theta)
-    f, free, k = weight * now.f, not K.any(), K[:, None]
+    now = _passes.at(rows, theta)
+    f, free, k, known = weight * now.f, not K.any(), K[:, None], 0
     for step in range(max_steps):
         g = weight * now.g + k * theta
-        H = regular(weight * _passes.hessian(rows, p), K, rows)
-        v = -np.linalg.solve(H, g.reshape(-1)).reshape(g.shape)
+        H = _passes.hessian(rows, now.p)
+        if step == 0:
+            known = rank(H.reshape(len(K), rows.k, len(K), rows.k)[:, 0, :, 0], rows.intercept, not free)
+            if free and known < len(K) - 1:
+                return None  # the compiled program finds the shortest of the minima
+        v = -np.linalg.solve(regular(weight * H, K, rows), g.reshape(-1)).reshape(g.shape)
         delta = -float(np.vdot(g, v))
         if not delta >= 0:
             return None
         t = 1.0
         while True:
             after = theta + t * v
-            trial, p = _passes.at(rows, after)
+            trial = _passes.at(rows, after)
             value = weight * trial.f + quadratic(K, after)
             if value <= f - 0.1 * t * delta or delta <= 1e-9 * f:
                 break
@@ -88,9 +103,9 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
                 t /= 4
             if t < 1e-6:
                 return None
-        theta, now, f = after, trial, value
         if delta <= enough * max(f, 1e-300):
-            return theta, p, now, step + 1
+            return Near(after, trial, step + 1, known, theta, H)
+        theta, now, f = after, trial, value
         if free and np.abs(now.z).max() > 60:
             return None  # the compiled program looks for a separating direction
     return None
@@ -141,23 +156,18 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     size, free = len(K) * k, not K.any()
     small = n * size <= 1 << 20
     start, weight = sample(rows, n if small else 40 * size)
-    known = rank(start, not free)
-    if free and known < len(K) - 1:
-        return None
     begun = approach(start, weight, K, 1e-3 if small else 3e-4, min(40, max_steps))
     if begun is None:
         return None
-    theta, p, now, steps = begun
-    part, times = (start, weight) if small else sample(rows, max(40 * size, min(n // 8, 400 * size)))
-    if part is not start:
-        now, p = _passes.at(part, theta)
-        if len(part.y) < n or rows.scale is not None:
-            now = _passes.full(rows, theta)
-    H = _passes.hessian(part, p)
+    theta, now, steps, known = begun.theta, begun.now, begun.steps, begun.rank
+    part, times, H, formed = start, weight, begun.H, begun.formed
+    if not small:
+        part, times = sample(rows, max(40 * size, min(n // 8, 400 * size)))
+        H, formed = _passes.hessian(part, _passes.at(part, theta).p), theta
+        now = _passes.full(rows, theta)
     inverse = np.linalg.inv(regular(times * H, K, rows))
-    formed = theta
     norms = _passes.column_norms(rows)
-    memory, refreshed, before = Memory(), 0, np.inf
+    memory, refreshed, before, last = Memory(), 0, np.inf, False
     while True:
         g = now.g + K[:, None] * theta
         f = now.f + quadratic(K, theta)
@@ -169,15 +179,21 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         if enough or delta < 1e-16 * f:
             error = rounding(rows, K, norms, now, theta).reshape(-1)
             floor = float(error @ (np.abs(inverse) @ error))
-            at_rest = delta <= floor / 4 or (before < 1e3 * floor and delta >= before / 4)
+            # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
+            at_rest = (last and delta >= before / 4) or delta <= 0
             if at_rest or enough:
                 break
-        if delta > before / 2 or steps % 20 == 19:  # the sample is too small
+            if delta <= floor / 4 and not last:
+                H = _passes.hessian(part, _passes.at(part, theta).p)
+                inverse, formed, memory = np.linalg.inv(regular(times * H, K, rows)), theta, Memory()
+                last, before = True, np.inf
+                continue
+        if not last and (delta > before / 2 or steps % 20 == 19):  # the sample is too small
             refreshed += 1
             if refreshed > 3:
                 return None
             part, times = sample(rows, min(n, 8 * len(part.y)))
-            H = _passes.hessian(part, _passes.at(part, theta)[1])
+            H = _passes.hessian(part, _passes.at(part, theta).p)
             inverse, formed, memory, before = np.linalg.inv(regular(times * H, K, rows)), theta, Memory(), np.inf
             steps += 1
             continue
@@ -195,7 +211,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     drift = spread(_passes.logits(part, theta - formed))
     if free or drift > 0.3:
         part = rows.some(slice(None)) if free else part
-        H, drift = _passes.hessian(part, _passes.at(part, theta)[1]), 0.0
+        H, drift = _passes.hessian(part, _passes.at(part, theta).p), 0.0
     lower = regular(H, K, rows)
     inverse = inverse if times == 1 and not free and drift else np.linalg.inv(lower)
     bound = proved(part, lower, inverse, drift, g, error)
@@ -233,11 +249,9 @@ def covariance(inverse: N, k: int) -> N:
     return (C - C.mean(axis=3, keepdims=True)).reshape(D * k, D * k)
 
 
-def rank(rows: Rows, penalised: bool) -> int:
-    """Of the centred rows, as `_design.null_space` counts it."""
-    s = np.ones(len(rows.y)) if rows.s is None else rows.s
-    C = _passes.weighted_gram(rows.X, s)
-    C = C[:-1, :-1] - (np.outer(C[-1, :-1], C[-1, :-1]) / C[-1, -1] if rows.intercept else 0)
+def rank(C: N, intercept: bool, penalised: bool) -> int:
+    """Of the centred rows with the Gram matrix C, up to a factor, as `_design.null_space` counts it."""
+    C = C[:-1, :-1] - (np.outer(C[-1, :-1], C[-1, :-1]) / C[-1, -1] if intercept else 0)
     eigenvalues = np.linalg.eigvalsh(C)
     smallest = 2 * EPS if penalised else 4 * EPS * max(len(C), 8)
     return int(np.sum(eigenvalues > smallest * eigenvalues[-1]))

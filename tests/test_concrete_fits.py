@@ -1,0 +1,204 @@
+"""Concrete fits, which run in NumPy: the same optimum and a bound that holds, whatever the size and the solver."""
+
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import datasets, newton
+from fundl import logistic_regression as lr
+from fundl import softmax_regression as sr
+from fundl._result import Status
+from fundl.newton import _passes
+from test_logistic_regression import digits_right, optimum
+from test_newton import problems, value
+
+
+def concrete(X, y, k=1, **options):
+    """The fit that compiled nothing; fails where it was left to the compiled program."""
+    given = {"l2": 1.0, "l1": 0.0, "weights": None, "intercept": True, "method": "auto", "tol": 0.0, "max_steps": 200}
+    found = newton.fit_concrete(X, y, k=k, **(given | options))
+    assert found is not None
+    return found
+
+
+def compiled(X, y, **options):
+    model = sr if y.max() > 1 else lr
+    return model.fit(X, y, method="newton", **({"l2": 1.0} | options))
+
+
+def exact_value(X, y, l2, params, s=None):
+    """f in extended precision; y in [0, 1] or integer classes."""
+    w, b = np.asarray(params.w, np.longdouble), np.asarray(params.b, np.longdouble)
+    z = np.asarray(X, np.longdouble) @ w + b
+    if w.ndim == 1:
+        L = np.logaddexp(0, z) - y * z
+    else:
+        top = z.max(axis=1)
+        L = top + np.log(np.exp(z - top[:, None]).sum(axis=1)) - z[np.arange(len(y)), y]
+    return (L if s is None else s * L).sum() + l2 / 2 * np.sum(w * w)
+
+
+def made(n, d, k=1, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-1, 1, d) + 0.3
+    z = (X - 0.3) / np.abs(X).max(axis=0) @ rng.normal(size=(d, max(k, 1))) * 2
+    if k == 1:
+        return X, (rng.random(n) < 1 / (1 + np.exp(-z[:, 0]))).astype(float)
+    return X, np.argmax(z + rng.gumbel(size=z.shape), axis=1)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["labels", "soft", "weights", "no intercept"])
+def test_the_same_optimum_as_the_compiled_program(l2, kind):
+    X, y = made(60, 4)
+    rng = np.random.default_rng(1)
+    options = {"l2": l2}
+    if kind == "soft":
+        y = np.clip(y + rng.uniform(-1, 1, len(y)) * 0.4, 0.05, 0.95)
+    if kind == "weights":
+        options["weights"] = rng.integers(0, 3, len(y))
+        X = np.where((options["weights"] == 0)[:, None], np.nan, X)
+    if kind == "no intercept":
+        options["intercept"] = False
+    a, b = concrete(X, y, **options), compiled(X, y, **options)
+    for u, v in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(u, v, rtol=1e-11)
+    np.testing.assert_allclose(a.certificate.objective, b.certificate.objective, rtol=1e-14)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert [v.dtype for v in jax.tree.leaves(a)] == [v.dtype for v in jax.tree.leaves(b)]
+    assert a.certificate.rank == b.certificate.rank
+    np.testing.assert_allclose(a.certificate.standard_errors.w, b.certificate.standard_errors.w, rtol=1e-7)
+    np.testing.assert_allclose(a.certificate.standard_errors.b, b.certificate.standard_errors.b, rtol=1e-7)
+    assert a.certificate.suboptimality <= 1e-18 * a.certificate.objective
+
+
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("l2", [0.0, 0.5])
+def test_the_same_optimum_for_several_classes(k, l2):
+    X, y = made(200, 3, k)
+    a, b = concrete(X, y, k, l2=l2), compiled(X, y, l2=l2)
+    np.testing.assert_allclose(a.params.w, b.params.w, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(a.params.b, b.params.b, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(a.certificate.standard_errors.w, b.certificate.standard_errors.w, rtol=1e-6)
+
+
+SHAPES = {  # each reaches another part of the code: sampled Hessian, float32 products, both, data not copied
+    "tall": (40_000, 5, 1), "tall, not copied": (500_000, 9, 1), "wide": (300, 700, 1), "classes": (900, 40, 6),
+    "tall, classes": (60_000, 30, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_size_reaches_the_optimum_and_proves_it(shape, dtype):
+    X, y = made(*SHAPES[shape])
+    X = X.astype(dtype)
+    k = SHAPES[shape][2]
+    best = concrete(X.astype(float), y, k)
+    f_best = exact_value(X, y, 1.0, best.params)
+    assert best.certificate.suboptimality <= 1e-12 * float(f_best)
+    rough = concrete(X, y.astype(int), k, tol=1e-6)
+    bound = float(rough.certificate.suboptimality)
+    f = exact_value(X, y, 1.0, rough.params)
+    assert -1e-15 * f_best <= f - f_best <= bound + 1e-15 * f_best
+    assert bound <= 1e-6 * f
+    if dtype == "float32":
+        fine = concrete(X, y.astype(int), k)
+        assert fine.params.w.dtype == np.float32
+        scale = np.abs(best.params.w).max()
+        np.testing.assert_allclose(fine.params.w, best.params.w, rtol=1e-5, atol=1e-6 * scale)
+
+
+def bounds_hold(lanes):
+    X, y, s, l2 = problems(lanes)
+    told = 0
+    for i in range(lanes):
+        best = lr.fit(X[i], y[i], l2=l2[i], weights=s[i])
+        if best.status not in (Status.converged, Status.rank_deficient):
+            assert best.status is Status.separable
+            continue
+        f_best = value(X[i], y[i], s[i], l2[i], best.params.w, best.params.b)
+        for steps in (3, 5, 200):
+            for tol in (1e-2, 1e-6):
+                early = newton.fit_concrete(
+                    X[i], y[i], k=1, l2=l2[i], l1=0.0, weights=s[i], intercept=True, method="auto", tol=tol,
+                    max_steps=steps,
+                )  # fmt: skip
+                if early is None:
+                    continue
+                f = value(X[i], y[i], s[i], l2[i], early.params.w, early.params.b)
+                bound = float(early.certificate.suboptimality)
+                assert f - f_best <= bound + 1e-13 * f, (i, steps, tol)
+                told += bool(np.isfinite(bound) and f - f_best > 1e-12 * f)
+    return told
+
+
+def test_the_bound_holds_wherever_the_steps_end():
+    assert bounds_hold(60) > 15
+
+
+@pytest.mark.slow
+def test_the_bound_holds_on_a_thousand_problems():
+    assert bounds_hold(1000) > 300
+
+
+def test_what_is_not_plain_goes_to_the_compiled_program():
+    X, y = made(40, 2)
+    plain = {"k": 1, "l2": 0.0, "l1": 0.0, "weights": None, "intercept": True, "method": "auto", "tol": 0.0}
+    plain["max_steps"] = 200
+
+    def left(X, y, **options):
+        return newton.fit_concrete(X, y, **(plain | options)) is None
+
+    assert not left(X, y)
+    assert left(X, (X[:, 0] > 0.3).astype(float))  # separable
+    assert left(X, np.ones(40))
+    assert left(X[:, [0, 0]], y)  # dependent columns
+    assert left(np.where(X[3, 1] == X, np.nan, X), y)
+    assert left(X, y + 1)
+    assert left(X, y, weights=-np.ones(40))
+    assert left(X, y, l1=1.0)
+    assert left(X, y, l2=-1.0)
+    assert left(X, y, max_steps=1)
+    assert left(X, y, method="newton")
+    assert jax.jit(lambda l2: jnp.asarray(left(X, y, l2=l2)))(1.0)
+    assert left(X, np.arange(40) % 3 + 1, k=4, l2=1.0)  # a class that never occurs
+
+
+def test_large_offsets_and_outliers_do_not_hide_in_the_sample():
+    X, y = made(300_000, 15)
+    X[:, 3] += 1e8
+    found = concrete(X, y)
+    np.testing.assert_allclose(found.params.w, concrete(X - np.eye(15)[3] * 1e8, y).params.w, rtol=1e-9)
+    X[7, 2] = 1e3  # in no sample
+    found, best = lr.fit(X, y, l2=1.0), lr.fit(X, y, l2=1.0, method="newton")
+    assert found.status is best.status is Status.converged
+    np.testing.assert_allclose(found.params.w, best.params.w, rtol=1e-9)
+
+
+def test_digits_of_the_optimum_on_breast_cancer():
+    data = datasets.breast_cancer()
+    X, y = np.asarray(data.X, float)[:150, :8], np.asarray(data.y)[:150]
+    found = concrete(X, y)
+    w, b, _ = optimum(X, y.astype(float), 1.0, start=np.append(found.params.w, found.params.b), digits=32)
+    assert digits_right(found.params.w, w) > 11.5
+    assert digits_right(found.params.b, b) > 11.5
+
+
+def test_rows_on_disk_are_read_a_few_times_and_never_held(tmp_path, monkeypatch):
+    X, y = made(400_000, 12)
+    np.save(tmp_path / "X.npy", X)
+    on_disk = np.load(tmp_path / "X.npy", mmap_mode="r")
+    reads = []
+    monkeypatch.setattr(_passes, "full", lambda rows, theta, pass_=_passes.full: reads.append(1) or pass_(rows, theta))
+    tracemalloc.start()
+    found = concrete(on_disk, y, tol=1e-10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
+    assert peak < 0.75 * X.nbytes  # logits and labels are held, (n,) each, and the sample
+    assert len(reads) <= 9
+    np.testing.assert_allclose(found.params.w, concrete(X, y).params.w, rtol=1e-4)

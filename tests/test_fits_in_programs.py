@@ -1,0 +1,98 @@
+"""Fits as parts of larger programs: influence of rows, penalties tuned by gradients, a probe as a head, calibration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import logistic_regression as lr
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 5))
+P = 1 / (1 + np.exp(-(X @ [2.0, -1.0, 0.0, 0.0, 0.0])))
+Y = (RNG.random(80) < P).astype(float)
+
+
+def test_influence_of_a_row_is_the_derivative_in_its_weight():
+    # The closed form: dtheta/ds_i = H^-1 x_i (y_i - p_i), with H = sum_i p_i (1 - p_i) x_i x_i^T + l2.
+    influence = jax.jit(jax.jacrev(lambda s: lr.fit(X, Y, weights=s, l2=0.5).params))(jnp.ones(80))
+    params = lr.fit(X, Y, l2=0.5).params
+    A, p = np.column_stack([X, np.ones(80)]), np.asarray(lr.predict_proba(params, X))
+    H = A.T @ (A * (p * (1 - p))[:, None]) + 0.5 * np.diag([1, 1, 1, 1, 1, 0])
+    closed = np.linalg.solve(H, A.T * (Y - p))
+    np.testing.assert_allclose(np.vstack([influence.w, influence.b]), closed, rtol=1e-9, atol=1e-13)
+    # Leaving a row out moves w by minus its influence, and the terms of second order.
+    i = int(np.argmax(np.abs(closed[0])))
+    moved = lr.fit(X, Y, weights=np.arange(80) != i, l2=0.5).params.w - params.w
+    np.testing.assert_allclose(moved, -closed[:5, i], atol=0.3 * np.abs(moved).max())
+
+
+def test_the_gradient_of_the_validation_loss_tunes_the_penalty():
+    train, held = slice(0, 40), slice(40, 80)
+
+    def validation(log_l2):
+        return lr.loss(lr.fit(X[train], Y[train], l2=jnp.exp(log_l2)).params, X[held], Y[held])
+
+    step = jax.jit(jax.value_and_grad(validation))
+    grid = np.linspace(-6, 6, 49)
+    values = [float(step(jnp.asarray(v))[0]) for v in grid]
+    log_l2, low, high = jnp.asarray(0.0), -6.0, 6.0
+    for _ in range(30):  # bisection on the sign of the derivative
+        J, slope = step(log_l2)
+        low, high = (low, float(log_l2)) if slope > 0 else (float(log_l2), high)
+        log_l2 = jnp.asarray((low + high) / 2)
+    assert abs(float(step(log_l2)[1])) < 1e-7
+    assert float(J) <= min(values) + 1e-9
+    h = 1e-4
+    central = (validation(0.3 + h) - validation(0.3 - h)) / (2 * h)
+    np.testing.assert_allclose(step(jnp.asarray(0.3))[1], central, rtol=1e-6)
+
+
+def test_a_linear_probe_is_the_head_of_a_network():
+    V = jnp.asarray(RNG.normal(size=(5, 3)) / 2)
+
+    def loss(V):  # the head is always the best one for the features
+        features = jnp.tanh(X @ V)
+        return lr.fit(features, Y, l2=0.1).certificate.objective
+
+    J, slope = jax.jit(jax.value_and_grad(loss))(V)
+    h = 1e-5
+    move = RNG.normal(size=V.shape)
+    central = (loss(V + h * move) - loss(V - h * move)) / (2 * h)
+    np.testing.assert_allclose(jnp.sum(slope * move), central, rtol=1e-6)
+    assert loss(V - 0.01 * slope) < J
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["temperature", "Platt"])
+def test_calibration_is_a_fit_of_the_logits(free):
+    z = 3 * (X @ [2.0, -1.0, 0.0, 0.0, 0.0]) - 0.5  # three times too sure
+    found = lr.fit(z[:, None], Y, intercept=free).check()
+    w, b = float(found.params.w[0]), float(found.params.b)
+
+    def cross_entropy(w, b):
+        return np.sum(np.logaddexp(0, w * z + b) - Y * (w * z + b))
+
+    for dw, db in ((1e-3, 0), (-1e-3, 0), (0, 1e-2 * free), (0, -1e-2 * free)):
+        assert cross_entropy(w, b) <= cross_entropy(w + dw, b + db)
+    assert 0.15 < w < 0.6
+    assert b == 0 or free
+    p = np.asarray(lr.predict_proba(found.params, z[:, None]))
+    np.testing.assert_allclose(np.sum((p - Y) * z), 0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_derivatives_in_every_argument_twice():
+    # H of J(fit(X + t dX, y + t dy, s + t ds, l2 + t dl, l1)) along a line, forward over reverse, against differences.
+    dX, dy, ds = RNG.normal(size=X.shape), RNG.normal(size=80) * 0.1, RNG.random(80)
+    soft = 0.8 * P + 0.1
+
+    def along(t, l1):
+        params = lr.fit(X + t * dX, soft + t * dy, weights=1 + t * ds, l2=0.5 + t, l1=l1).params
+        return jnp.sum(jnp.sin(params.w)) + params.b
+
+    for l1 in (0.0, 3.0):
+        f = jax.jit(lambda t, l1=l1: along(t, l1))
+        first, second = jax.jit(jax.grad(f)), jax.jit(jax.hessian(f))
+        zero, h = jnp.asarray(0.0), 1e-4
+        np.testing.assert_allclose(first(zero), (f(h) - f(-h)) / (2 * h), rtol=1e-6)
+        np.testing.assert_allclose(second(zero), (first(h) - first(-h)) / (2 * h), rtol=1e-5)
