@@ -136,7 +136,9 @@ def one_vs_rest(repeats: int) -> Any:
     Y = (np.asarray(data.y)[:, None] == np.arange(10)).astype(float)
     held = np.asarray(sweep.folds(len(Y), 5, jax.random.key(0)))
     X = np.asarray(data.X, float) / 16
-    return binary("digits, one against the rest", X, Y, np.ones((1, len(Y))), held, np.geomspace(1e2, 1e-2, 10), repeats)
+    return binary(
+        "digits, one against the rest", X, Y, np.ones((1, len(Y))), held, np.geomspace(1e2, 1e-2, 10), repeats
+    )
 
 
 def multinomial(repeats: int) -> Any:
@@ -237,7 +239,11 @@ def main() -> None:
             lines = [(r["name"], r["seconds"], r["first"], r["ratio"], r["error"]) for r in p["results"]]
             print(stopwatch.table(lines, ("", "seconds", "first call", "ratio", "largest error")))
     if args.json:
-        result = {"question": "many fits in one program", "machine": stopwatch.machine(), "problems": list(kept.values())}
+        result = {
+            "question": "many fits in one program",
+            "machine": stopwatch.machine(),
+            "problems": list(kept.values()),
+        }
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

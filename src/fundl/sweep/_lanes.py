@@ -94,11 +94,14 @@ def minimise(shared: Shared, lanes: Lanes, tol: Array, max_steps: Array) -> Foun
             jnp.any((r > 0.2) & ~path.done), lambda t: _along(t, r, s, y, z, dz, theta, step, K), lambda t: t, t
         )
         r = t * r
-        decrease = -jnp.sum(g * step, axis=1)  # about twice what is left of f - f*, or more
+        # Strong convexity, as in `_bound`: a step beyond where it suffices, so that it holds at the end.
+        apart = jnp.sum(safe_divide(g * g, 2 * K)[:, :-1], axis=1) + jnp.abs(g[:, -1]) * (
+            1 + jnp.max(jnp.abs(z), axis=1)
+        )
         least = jnp.sum(s * ((1 - y) * jnp.maximum(z, 0) + y * jnp.maximum(-z, 0) + 0.69 * down * up), axis=1)
         small = r <= 2 * eps * (1 + jnp.max(jnp.abs(z), axis=1))
         noise = (path.r < jnp.sqrt(eps)) & (r > path.r / 2)
-        near = (r < 0.1) & (decrease <= tol * least)
+        near = (r < 0.1) & (apart <= tol * least) & ~free
         lost = ~jnp.isfinite(r) | (free & jnp.all((2 * y - 1) * z * jnp.sign(s) >= 0, axis=1) & (r > 0))
         moved = jnp.where(path.done | lost, jnp.zeros_like(t), t)[:, None]
         step, dz = jnp.where(moved > 0, moved * step, 0 * theta), jnp.where(moved > 0, moved * dz, 0 * z)
