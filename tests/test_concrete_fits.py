@@ -168,6 +168,20 @@ def test_what_is_not_plain_goes_to_the_compiled_program():
     assert left(X, np.arange(40) % 3 + 1, k=4, l2=1.0)  # a class that never occurs
 
 
+def test_lists_integers_and_narrow_numbers_are_read_as_the_compiled_program_reads_them():
+    X, y = made(30, 2)
+    whole = np.round(X * 10).astype(int)
+    for inputs, labels in ((X.tolist(), y.tolist()), (whole, y.astype(bool)), (X.astype(np.float32), y.astype(int))):
+        a = concrete(inputs, labels)
+        b = lr.fit(inputs, labels, l2=1.0, method="newton")
+        np.testing.assert_allclose(a.params.w, b.params.w, rtol=1e-6 if a.params.w.dtype == np.float32 else 1e-11)
+        assert a.params.w.dtype == b.params.w.dtype
+    with jax.enable_x64(False):
+        found = concrete(X, y)
+        assert found.params.w.dtype == np.float32
+        assert found.certificate.suboptimality < 1e-9
+
+
 def test_large_offsets_and_outliers_do_not_hide_in_the_sample():
     X, y = made(300_000, 15)
     X[:, 3] += 1e8

@@ -127,9 +127,14 @@ def fit(
 
     Shapes: X (n, d); y (n,) integer classes 0..k-1, k = num_classes or else the largest label + 1, or (n, k) one-hot or
     soft; weights (n,); l2, l1, tol scalars. params is `Linear` with w (d, k), b (k,); b is 0 with `intercept=False`.
-    method: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for many columns
-    or classes: it knows no standard errors, bounds f - minimum by sum_j g_j^2 / (2 l2) (strong convexity; inf without
-    l2), finds a separating direction only where all rows end on their side, and may take 10 max_steps short steps.
+    method: "auto" fits concrete X and integer y (NumPy, memory-mapped or JAX arrays of one CPU device) in NumPy. There
+    nothing is compiled, and X is read once a step and not copied when it is large, so that it may be larger than memory
+    (`np.load(path, mmap_mode="r")`); the Hessian is that of a sample, a lower bound of the whole: the certificate
+    holds. With l1, inside a trace, on a mesh, and where that does not settle it (separable or dependent columns), one
+    compiled program runs: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for
+    many columns or classes: it knows no standard errors, bounds f - minimum by sum_j g_j^2 / (2 l2) (strong convexity;
+    inf without l2), finds a separating direction only where all rows end on their side, and may take 10 max_steps short
+    steps. `certificate.rank` is None where a penalty makes it unimportant and finding it would cost more than the fit.
     tol: stop when f - minimum <= tol f; with 0 the steps go on until rounding makes them useless.
     Errors: TypeError and ValueError for wrong shapes, empty arrays, text, complex values, labels out of range, negative
     or all-zero weights, and for NaN or infinite values in rows whose weight is not 0; inside a trace these give NaN and

@@ -64,6 +64,11 @@ def fit_concrete(
 
 
 def _on_host(x: Any) -> N | None:
+    if isinstance(x, (list, tuple)):
+        try:
+            x = np.asarray(x)
+        except (TypeError, ValueError, jax.errors.JAXTypeError):
+            return None
     if isinstance(x, np.ndarray):
         return x if x.dtype.kind in "fiub" else None
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.dtype.name not in _PLAIN:
@@ -80,10 +85,10 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
     X, y = _on_host(X), _on_host(y)
     if X is None or y is None or X.ndim != 2 or y.ndim != 1 or len(X) != len(y) or X.size == 0:
         return None
-    if X.dtype.kind != "f" or X.dtype.itemsize < 4:
+    floating = [v.dtype for v in (X, y) if v.dtype.kind == "f"]
+    if any(v.itemsize not in (4, 8) for v in floating):
         return None
-    both = [v.dtype for v in (X, y) if v.dtype.kind == "f"]
-    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*both))
+    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*floating) if floating else np.float64)
     X = X.astype(dtype, copy=False)
     s = None
     if weights is not None:
