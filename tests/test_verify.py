@@ -409,6 +409,10 @@ class TestGradient:
         wrong = verify.check_gradient(loss, lambda *a: jax.tree.map(lambda g: 0.5 * g, gradient(*a)), params, X, y)
         assert "1/2" in only(wrong).likely_cause
 
+    def test_a_gradient_that_raises_is_a_failure_and_not_an_error(self):
+        failure = only(verify.check_gradient(lambda w: jnp.sum(w * w), lambda w: 1 / 0, B))
+        assert "ZeroDivisionError" in failure.message
+
     def test_vector_function_is_refused(self):
         with pytest.raises(ValueError, match="one scalar"):
             verify.check_gradient(jnp.sin, jnp.cos, B)

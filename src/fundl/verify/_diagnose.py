@@ -290,8 +290,10 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         # Errors of the size of those judged, not of rounding; and only where one of that size would show.
         with np.errstate(all="ignore"):
             relative = np.abs(given - truth) / (np.abs(truth) + 1e-9 * bench.leaf_max(bench.gradients)[:, a:b])
-        judged = [relative[p, e - a] for p, e in where]
-        usual = float(np.nanmedian(judged))
+        judged = [r for r in (relative[p, e - a] for p, e in where) if np.isfinite(r)]
+        if not judged:
+            return "region", "wrong where autodiff of f has no value itself"
+        usual = float(np.median(judged))
         off = evidence.off[:, a:b] & (relative >= 0.01 * usual)
         visible = usual * np.abs(truth) > bench.tolerance(bench.gradients)[:, a:b]
         right = bench.ok[:, None] & ~off & visible

@@ -200,7 +200,7 @@ class Bench:
         out = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))
         mine = out[np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)].reshape(len(where), _SHAKEN)
         with np.errstate(all="ignore"):
-            scatter = np.nanmax(mine, axis=1) - np.nanmin(mine, axis=1)
+            scatter = np.fmax.reduce(mine, axis=1) - np.fmin.reduce(mine, axis=1)
         return np.where(np.isfinite(scatter), scatter, 0.0)
 
     def nearby(self, p: np.ndarray, e: np.ndarray, values_only: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -73,7 +73,11 @@ def check_gradient(
     >>> check_gradient(lambda w: jnp.sum(w * w), lambda w: 2 * w, jnp.array([1.0, -2.0])).ok
     True
     """
-    wrt = _which(gradient(*args), args, argnums)
+    try:
+        shown = gradient(*args)
+    except Exception:  # the report says so, as of a rule
+        shown = None
+    wrt = _which(shown, args, argnums)
     examiner = Examiner(f, args, wrt=wrt, **options)
     if examiner.engine.shapes != [()]:
         raise ValueError(

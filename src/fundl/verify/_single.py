@@ -81,7 +81,7 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
         return []
     # A near tie may fall on the other side in float32: then the value is one of those near by.
     hull = [in_dtype(_rounded(bench.pick(stacks, rows), s, 4.0), bench.pick(dys, rows), np.float64) for s in range(6)]
-    low, high = np.nanmin([*hull, shadow[rows]], axis=0), np.nanmax([*hull, shadow[rows]], axis=0)
+    low, high = np.fmin.reduce([*hull, shadow[rows]]), np.fmax.reduce([*hull, shadow[rows]])
     width = high - low
     off[rows] &= ~((single[rows] >= low - 8 * width) & (single[rows] <= high + 8 * width))
     for leaf, k in enumerate(engine.arguments.differentiable):
