@@ -78,7 +78,7 @@ def rivals(X: np.ndarray, y: np.ndarray) -> dict[str, Solver]:
         "numpy Gram + Cholesky": lambda: unsafe(X, y),
         "numpy lstsq": lambda: np.linalg.lstsq(design(), y)[0][:-1],
     }
-    if X.size <= 2_000_000:
+    if X.size < 1_000_000:  # minutes otherwise
         found["jnp.linalg.lstsq"] = lambda: jnp.linalg.lstsq(jnp.asarray(design()), jnp.asarray(y))[0][:-1]
     try:
         from sklearn.linear_model import LinearRegression, Ridge
@@ -205,12 +205,6 @@ def share_of_peak(rows: list[dict[str, Any]]) -> float:
     return (1e4 * 1e6 / (1e-3 * ms)) / (2 * 2000.0**3 / peak)
 
 
-def show(name: str, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        print(f"\n{name}")
-        print(stopwatch.table([tuple(r.values()) for r in rows], tuple(rows[0])))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parts = [*SIZES, "offset", "stream", "path", "first"]
@@ -219,29 +213,35 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also update the results in this file")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    old = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"results": []}
-    sizes: list[dict[str, Any]] = []
-    for size in SIZES:
-        if size in args.only:
-            more = 20 if size == "100x5" else 1
-            sizes += [r for t in (np.float64, np.float32) for r in at_size(size, t, args.repeats * more)]
+    old = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    found: dict[str, Any] = {"results": [], "stream": [], "path": [], "first": []} | old
+    found |= {"question": "least squares with an intercept", "machine": stopwatch.machine()}
+
+    def keep(name: str, rows: list[dict[str, Any]]) -> None:
+        """Show what was measured and write it at once: a long run may be cut short."""
+        if name == "results":
+            found[name] = [r for r in found[name] if (r["size"], r["dtype"]) != (rows[0]["size"], rows[0]["dtype"])]
+            order = [*SIZES, "1e5x100 offset 1e8"]
+            found[name] = sorted(found[name] + rows, key=lambda r: (order.index(r["size"]), r["dtype"] != "float64"))
+        else:
+            found[name] = rows
+        if rows:
+            print(f"\n{name}\n{stopwatch.table([tuple(r.values()) for r in rows], tuple(rows[0]))}", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    for size in args.only:
+        if size in SIZES:
+            for dtype in (np.float64, np.float32):
+                keep("results", at_size(size, dtype, args.repeats * (20 if size == "100x5" else 1)))
+        if size == "1e4x1000":
+            found["share of peak"] = share_of_peak(found["results"])
+            print(f"\nn d^2 a second at 1e4x1000 over the rate of a matrix product: {found['share of peak']:.2f}")
     if "offset" in args.only:
-        sizes += at_size("1e5x100", np.float64, args.repeats, 1e8)
-    show("sizes", sizes)
-    found: dict[str, Any] = {"question": "least squares with an intercept", "machine": stopwatch.machine()}
-    measured = {r["size"] for r in sizes}
-    found["results"] = [r for r in old["results"] if r["size"] not in measured] + sizes
-    for name, part in (("stream", stream), ("path", path), ("first", first)):
-        found[name] = part(args.repeats) if name in args.only else old.get(name, [])
+        keep("results", at_size("1e5x100", np.float64, args.repeats, 1e8))
+    for name, part in (("path", path), ("first", first), ("stream", stream)):
         if name in args.only:
-            show(name, found[name])
-    if "1e4x1000" in args.only:
-        found["share of peak"] = share_of_peak(sizes)
-        print(f"\nn d^2 a second at 1e4x1000 over the rate of a matrix product: {found['share of peak']:.2f}")
-    elif "share of peak" in old:
-        found["share of peak"] = old["share of peak"]
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+            keep(name, part(args.repeats))
 
 
 if __name__ == "__main__":
