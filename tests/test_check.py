@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import laws
-from fundl import _check
+from fundl import _check, losses
 
 F16, BF16, F32, F64 = (jnp.zeros(1, t) for t in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 INTEGERS = jnp.zeros(1, jnp.int32)
@@ -137,3 +137,14 @@ def test_choice() -> None:
 
 def test_a_long_thing_is_cut_short() -> None:
     assert len(laws.refusal(lambda: _check.array("x", "a" * 1000))) < 160
+
+
+def test_integers_too_large_for_jax_are_not_other_integers():
+    with jax.enable_x64(False):
+        big = np.array([2**32, 2**31])
+        assert losses.mse(big, np.array([0, 0])) == pytest.approx((2.0**64 + 2.0**62) / 2, rel=1e-6)
+        assert losses.l1(np.array([-3, 2**31 - 1]), np.array([0, 0])) == pytest.approx((3 + 2.0**31) / 2, rel=1e-6)
+        with pytest.raises(TypeError, match="integers"):
+            losses.cross_entropy_with_logits(jnp.zeros((1, 2), jnp.float32), np.array([2**32 + 1]))
+        with pytest.raises(TypeError, match="give floats"):
+            losses.mse([2**40], [0.0])

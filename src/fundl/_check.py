@@ -31,11 +31,16 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def array(name: str, x: ArrayLike) -> Array:
-    """`jnp.asarray(x)` that refuses what is not a real number: text, objects, complex values."""
+    """`jnp.asarray(x)` that refuses what is not a real number: text, objects, complex values.
+
+    Integers too large for jax's integers become floats; jnp.asarray would keep their last 32 bits.
+    """
     if x is None or isinstance(x, (str, bytes)):
         raise TypeError(f"{name} must hold real numbers; got {_describe(x)}. Give an array.")
     try:
-        x = jnp.asarray(x)
+        x = jnp.asarray(_without_wrapping(x))
+    except OverflowError as error:
+        raise TypeError(f"{name} holds an integer that jax's integers do not; give floats.") from error
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must hold real numbers; got {_describe(x)}. Encode text or objects as numbers."
@@ -44,6 +49,14 @@ def array(name: str, x: ArrayLike) -> Array:
         raise TypeError(f"{name} must hold real numbers; got {x.dtype}. Pass the real and imaginary parts as columns.")
     if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == jnp.bool_):
         raise TypeError(f"{name} must hold real numbers; got dtype {x.dtype}.")
+    return x
+
+
+def _without_wrapping(x: ArrayLike) -> ArrayLike:
+    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "iu" and x.size:
+        held = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
+        if x.max() > held.max or x.min() < held.min:
+            return x.astype(np.float64)
     return x
 
 
