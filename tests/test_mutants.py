@@ -107,6 +107,8 @@ def test_mutation_score_refuses_a_test_that_rejects_the_right_rule():
 OWN_EQUIVALENT = [
     ("activations.softmax", ("select_n 1:", "reduce_sum 2:", "reduce_sum 3:", "div 1:", "eq 2:", "eq 3:"),
      "they only change the constant taken from dy along the axis, and sum_l p_l = 1 cancels any constant"),
+    ("cross_entropy_with_logits (weights)", ("eq 4: comparison flipped",),
+     "sum(e - ones) + (sum(ones) - 1) = sum(e) - 1 whatever ones is"),
     ("from its output", ("input 0: NaN where abs(x) > 20",), "the declared domain is (-5, 5)"),
 ]  # fmt: skip
 
