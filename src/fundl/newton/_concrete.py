@@ -184,7 +184,7 @@ def _power_of_two(x: N) -> N:
 
 def _ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
     """As `_fit._solution` decides that a fit has converged."""
-    if not (np.isfinite(found.f) and np.all(np.isfinite(found.theta))):
+    if not (np.isfinite(found.f) and np.isfinite(found.bound) and np.all(np.isfinite(found.theta))):
         return False
     converged = found.bound <= max(numbers.tol, np.sqrt(EPS) / 100) * found.f
     return bool(converged or (found.solved and numbers.l2 > 0))

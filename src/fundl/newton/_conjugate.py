@@ -15,6 +15,7 @@ from fundl.newton._sampled import Found, Memory, quadratic, rank, rounding, samp
 EPS = float(np.finfo(np.float64).eps)
 LITTLE = 5_000_000  # n d k up to which no sample is taken
 NARROW = 1000  # columns up to which the preconditioner is a matrix
+GRAM = 8192  # rows of the preconditioner, about
 MOST = 200  # products for one step
 
 
@@ -85,7 +86,8 @@ def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None) ->
     if old is not None and narrow.shape[1] > NARROW:
         inverse = old.inverse
     elif narrow.shape[1] <= NARROW:
-        M = _passes.weighted_gram(narrow, c).astype(np.float64)
+        stride = max(1, len(c) // GRAM)
+        M = stride * _passes.weighted_gram(narrow[::stride], c[::stride]).astype(np.float64)
         M.flat[:: len(M) + 1] += K + 1e-6 * M.diagonal()
         M[last, last] += free
         inverse = np.linalg.inv(M)
@@ -148,7 +150,7 @@ def descend(
         g = weight * now.g + K[:, None] * theta
         f = weight * now.f + quadratic(K, theta)
         if current is None or same:
-            p = now.p if same and len(now.p) else _passes.at(part, theta).p
+            p = (now.p if len(now.p) else _passes.loss(rows, now.z)[2]) if same else _passes.at(part, theta).p
             current = model(part, narrow, times, K, p, current)
         # Far out an inexact step does as well; later each costs a pass over all rows.
         accuracy = 0.2 if before > 0.1 * f else 0.02
@@ -186,17 +188,28 @@ def descend(
 def minimise(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     """First on a sample where there are many rows, then on all."""
     n, d = len(rows.y), rows.X.shape[1]
-    part, times = sample(rows, n if n * d * rows.k <= LITTLE else max(n // 8, 4 * d))
-    narrow = np.ascontiguousarray(padded(part.X.T).T)
     theta = np.zeros((len(K), rows.k))
-    if len(part.y) == n:
-        found = descend(part, 1.0, K, theta, part, narrow, 1.0, tol, 0.0, max_steps)
+    if n * d * rows.k <= LITTLE or n < 20 * d * rows.k:
+        found = descend(rows, 1.0, K, theta, rows, narrowed(rows), 1.0, tol, 0.0, max_steps)
     else:
+        part, times = sample(rows, n // 8)
+        narrow = narrowed(part)
         begun = descend(part, times, K, theta, part, narrow, times, 0.0, 1e-3, max_steps)
         if begun is None:
             return None
         found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps)
-    if found is None or d > 400 or len(part.y) < n:
+    if found is None or d > 400 or rows.scale is not None:
         return found
-    s = np.ones(n) if part.s is None else part.s
-    return found._replace(rank=rank(_passes.weighted_gram(part.X, s), rows.intercept, True))
+    s = np.ones(n) if rows.s is None else rows.s
+    return found._replace(rank=rank(_passes.weighted_gram(rows.X, s), rows.intercept, True))
+
+
+def narrowed(rows: Rows) -> N:
+    """Z in float32, with columns of zeros up to a multiple of 16."""
+    D = rows.X.shape[1] + (rows.scale is not None)
+    narrow = np.zeros((len(rows.y), D + (-D % 16 if D > 64 else 0)), np.float32)
+    step = _passes.block(rows)
+    for start in range(0, len(rows.y), step):
+        part = slice(start, start + step)
+        narrow[part, :D] = rows.some(part).X
+    return narrow
