@@ -200,24 +200,34 @@ def test_leave_one_out_is_leaving_every_row_out():
     assert found.whole is None
 
 
-def test_linear_lanes_that_do_not_settle_go_to_the_exact_solver():
+@pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_linear_lanes_that_do_not_settle_go_to_the_exact_solver(traced):
     """Dependent columns without penalty, and columns of 1e8 beside 1: rank and digits of the separate fits."""
-    hard = np.concatenate([X * [1.0, 1e8, 1e-4, 1.0], X[:, :1]], axis=1)
+    hard = jnp.asarray(np.concatenate([X * [1.0, 1e8, 1e-4, 1.0], X[:, :1]], axis=1))
 
     def fit_all(hard):
         return sweep.linear(hard, REAL[:, 0], l2=jnp.array([0.0, 1e-3]), folds=2)
 
-    for found in (fit_all(hard), jax.jit(fit_all)(jnp.asarray(hard))):
-        for i, j in np.ndindex(2, 2):
-            fit = linear_regression.fit(hard, REAL[:, 0], l2=[0.0, 1e-3][i], weights=1.0 * (np.arange(N) % 2 != j))
-            assert found.code[i, j, 0] == fit.status
-            same(lane(found, i, j, 0), fit, 1e-9)
+    found = (jax.jit(fit_all) if traced else fit_all)(hard)
+    for i, j in np.ndindex(2, 2):
+        fit = linear_regression.fit(hard, REAL[:, 0], l2=[0.0, 1e-3][i], weights=1.0 * (np.arange(N) % 2 != j))
+        assert found.code[i, j, 0] == fit.status
+        same(lane(found, i, j, 0), fit, 1e-9)
 
 
 def test_float32_ridge_is_the_float64_one_rounded():
     found = sweep.linear(np.float32(X), np.float32(REAL), l2=np.float32(L2), folds=2)
     wide = sweep.linear(np.float64(np.float32(X)), np.float64(np.float32(REAL)), l2=np.float64(np.float32(L2)), folds=2)
     np.testing.assert_array_equal(found.params.w, np.float32(wide.params.w))
+
+
+def test_tol_is_met_by_the_bound():
+    found = sweep.logistic(X, Y, l2=L2, folds=3, tol=1e-6)
+    exact = sweep.logistic(X, Y, l2=L2, folds=3)
+    f, least = found.certificate.objective, exact.certificate.objective
+    assert np.all(f - least <= found.certificate.suboptimality)
+    assert np.all(found.certificate.suboptimality <= 1e-6 * f)
+    assert found.certificate.steps.sum() < exact.certificate.steps.sum()
 
 
 def test_under_jit_and_no_recompilation_for_new_numbers():
