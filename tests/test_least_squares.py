@@ -570,3 +570,50 @@ def test_large_problems_are_quick_and_right():
         np.testing.assert_allclose(getattr(quick.certificate, name), getattr(exact.certificate, name), rtol=1e-12)
     for a, b in zip(quick.certificate.standard_errors, exact.certificate.standard_errors, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["auto", "exact"])
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 2.0, 1.0, 0.0, 3.0])])
+def test_float64_data_keep_their_digits_where_jax_holds_float32_only(weights, method):
+    """The data are read in float64 whatever jax_enable_x64 says; the result and its bounds are those of float32."""
+    x = np.array([0.0, 0.4, 1.1, 1.6, 2.2])
+    X, y = (1e9 + x)[:, None], 3 * x
+    wide = ls.fit(X, y, weights=weights, method=method)
+    with jax.enable_x64(False):
+        found = ls.fit(X, y, weights=weights, method=method)
+        s = np.ones(5) if weights is None else weights
+        batches = ls.fit_batches([(X[:2], y[:2], s[:2]), (X[2:], y[2:], s[2:])])
+        path = ls.ridge_path(X, y, [0.0, 1.0], weights=weights)
+        interval = ls.interval(X, y, np.array([[1e9 + 3.0]]), weights=weights)
+    for got in (found, batches):
+        assert got.status == wide.status
+        assert got.params.w.dtype == jnp.float32
+        for a, b, bound in zip(got.params, wide.params, got.certificate.error_bound, strict=True):
+            assert np.all(np.abs(np.asarray(a, float) - np.asarray(b)) <= np.asarray(bound, float))
+        assert float(got.certificate.digits) < 7.3
+        residual = X @ np.asarray(got.params.w, float) + float(got.params.b) - y
+        worse = np.sum(s * residual**2) - float(wide.certificate.objective)
+        assert worse <= float(got.certificate.suboptimality)
+    np.testing.assert_allclose(path.params.w[0], wide.params.w, rtol=1e-6)
+    np.testing.assert_allclose(interval.y_hat, [9.0], rtol=1e-5)
+
+
+def test_numbers_that_float32_does_not_hold_are_not_returned_as_infinite():
+    x = np.array([0.0, 1.0, 2.0])
+    assert ls.fit(1e-100 * x[:, None], x).status == Status.converged
+    with jax.enable_x64(False):
+        assert ls.fit(1e-100 * x[:, None], x).status == Status.non_finite
+
+
+def test_integers_beyond_int32_are_the_numbers_they_are():
+    t = 1_700_000_000_000 + 1000 * np.arange(20)
+    with jax.enable_x64(False):
+        fit = ls.fit(t[:, None], np.arange(20))
+    np.testing.assert_allclose(fit.params.w, [1e-3], rtol=1e-6)
+
+
+def test_a_negative_penalty_in_a_trace_is_not_a_fit():
+    x = jnp.arange(4.0)
+    fit = jax.jit(lambda l2: ls.fit(x[:, None], x, l2=l2))(-0.5)
+    assert fit.status == Status.non_finite
+    assert jnp.isnan(fit.params.w).all()

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fundl import logistic_regression as lr
 from fundl import newton
@@ -121,3 +122,23 @@ def test_no_compilation_for_new_numbers():
         for l2 in (1.0, jnp.asarray(2.0), 0.0):
             lr.fit(X + l2, y, l2=l2, tol=1e-6, max_steps=50)
         assert newton._fit._jitted._cache_size() == before
+
+
+@pytest.mark.parametrize("bad", ["l2", "l1", "weights"])
+def test_negative_numbers_in_a_trace_are_not_a_fit(bad: str):
+    X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    value = jnp.array([-1.0, 1.0, 1.0, 1.0]) if bad == "weights" else jnp.array(-0.5)
+    for model, options in ((lr, {}), (sr, {"num_classes": 2})):
+        fit = jax.jit(lambda v, m=model, o=options: m.fit(X, y, **{"l2": 1.0, bad: v}, **o))(value)
+        assert fit.status == Status.non_finite
+        assert jnp.isnan(fit.params.w).all()
+
+
+def test_float64_rows_count_as_they_are_where_jax_holds_float32_only():
+    x = np.array([0.0, 0.4, 1.1, 1.6, 2.2])
+    y = np.array([0, 1, 0, 1, 1])
+    wide = lr.fit((1e8 + x)[:, None], y, l2=0.1)
+    with jax.enable_x64(False):
+        found = lr.fit((1e8 + x)[:, None], y, l2=0.1)
+    assert found.params.w.dtype == jnp.float32
+    np.testing.assert_allclose(found.params.w, wide.params.w, rtol=1e-6)

@@ -353,3 +353,10 @@ def test_refusals_of_data():
         sweep.linear(X, REAL, l2=1.0, folds=2, leave_one_out=True)
     with pytest.raises(ValueError, match="folds is traced"):
         jax.jit(lambda f: sweep.linear(X, REAL, folds=f))(np.arange(N) % 3)
+
+
+def test_a_penalty_without_a_score_is_never_the_best():
+    """Two points and a line: without a penalty each leverage is 1 and there is no leave-one-out error."""
+    found = sweep.linear([[0.0], [1.0]], [0.0, 1.0], l2=[0.0, 1.0], leave_one_out=True)
+    assert int(found.best[0]) == 1
+    assert found.loss[0, 0] == np.inf

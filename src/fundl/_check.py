@@ -25,6 +25,7 @@ __all__ = [
     "option",
     "per_example_weights",
     "same_shape",
+    "without_wrapping",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -38,7 +39,7 @@ def array(name: str, x: ArrayLike) -> Array:
     if x is None or isinstance(x, (str, bytes)):
         raise TypeError(f"{name} must hold real numbers; got {_describe(x)}. Give an array.")
     try:
-        x = jnp.asarray(_without_wrapping(x))
+        x = jnp.asarray(without_wrapping(x))
     except OverflowError as error:
         raise TypeError(f"{name} holds an integer that jax's integers do not; give floats.") from error
     except (TypeError, ValueError) as error:
@@ -52,7 +53,8 @@ def array(name: str, x: ArrayLike) -> Array:
     return x
 
 
-def _without_wrapping(x: ArrayLike) -> ArrayLike:
+def without_wrapping(x: ArrayLike) -> ArrayLike:
+    """numpy's integers as float64 where jax's would be other integers; all else as it is."""
     if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "iu" and x.size:
         held = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
         if x.max() > held.max or x.min() < held.min:

@@ -237,7 +237,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     return Solution(
         w=w,
         b=b,
-        finite=M.finite,
+        finite=M.finite & (l2 >= 0),
         rank=rank,
         condition=xp.where(full, _condition(H, inverse[:d, :d], reference), xp.full((), np.inf, dtype)),
         digits=xp.where(M.weight > 0, digits, zero),

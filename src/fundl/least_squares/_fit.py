@@ -12,7 +12,7 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _exact, _plain, _spectral
-from fundl.least_squares._inputs import on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
 METHODS = ("auto", "exact")
@@ -52,11 +52,35 @@ def fit(
             if method == "auto" and _spectral.costly(X.shape[1]):
                 wide_X, wide_Y = to_host(X, Y)
                 found = _spectral.solve(wide_X, wide_Y, s, wide_l2, intercept, eps)
-                return to_device(package(found, single, X.dtype), X.dtype)
-            M = _moments(np.asarray(X), np.asarray(Y), s, intercept)
-            found = _exact.solve(M, wide_l2, d=X.shape[1], intercept=intercept, eps=eps)
+            else:
+                M = _moments(np.asarray(X), np.asarray(Y), s, intercept)
+                found = _exact.solve(M, wide_l2, d=X.shape[1], intercept=intercept, eps=eps)
+    dtype = held(X.dtype)
     with np.errstate(all="ignore"):
-        return to_device(package(found, single, X.dtype), X.dtype)
+        if dtype != X.dtype:
+            rows, kept = (X, np.ones(len(X))) if s is None else (X[s > 0], s[s > 0])
+            found = narrowed(found, np.sqrt(np.einsum("i,ij,ij->j", kept, rows, rows)), kept.sum(), wide_l2, dtype)
+        return to_device(package(found, single, dtype), dtype)
+
+
+def narrowed(found: _exact.Solution, lengths: np.ndarray, weight: Any, l2: Any, dtype: Any) -> _exact.Solution:
+    """What float64 data gave, with the bounds of the result rounded to `dtype`, or not finite where that overflows.
+
+    lengths (d,) are the roots of sum_i weights_i x_ij^2, or more: the objective rises by ||X dw + db||^2 + l2 ||dw||^2.
+    """
+    limits = jnp.finfo(dtype)
+    unit = float(limits.eps) / 2 * 1.000001
+    w, b = abs(found.w), abs(found.b)
+    rise = np.hypot(np.linalg.norm(lengths @ w + np.sqrt(weight) * b), np.sqrt(l2) * np.linalg.norm(w)) * unit
+    suboptimality = np.square(np.sqrt(found.suboptimality) + rise)
+    return found._replace(
+        finite=found.finite & (max(w.max(), b.max()) <= float(limits.max)),
+        digits=np.minimum(found.digits, -np.log10(unit)),
+        suboptimality=suboptimality,
+        gradient_norm=2 * np.sqrt(suboptimality * (lengths @ lengths + weight + l2)),
+        w_bound=found.w_bound + unit * w,
+        b_bound=found.b_bound + unit * b,
+    )
 
 
 def _moments(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, intercept: bool) -> _exact.Moments:

@@ -9,8 +9,9 @@ import numpy as np
 
 from fundl import _check
 from fundl._types import Array, ArrayLike, Linear
+from fundl.least_squares import _inputs
 from fundl.least_squares._exact import mm
-from fundl.least_squares._inputs import on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._student import quantile
 from fundl.least_squares._words import namespace
 
@@ -77,25 +78,26 @@ def interval(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, for example 0.95; got {level}.")
-    new = _check.array("X_new", X_new)
+    new = _inputs.as_array("X_new", X_new)
     _check.rank("X_new", new, 2, shape="(q, d), one row for each new example")
     return _run(_interval, X, y, l2, weights, bool(intercept), (new, float(level), bool(of_mean)))
 
 
-def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: tuple[Any, ...]) -> Any:
+def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: Any) -> Any:
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
     penalty = penalty_of(l2, X.dtype)
     if more:
         if more[0].shape[1] != X.shape[1]:
             raise ValueError(f"X_new must have the {X.shape[1]} columns of X; got shape {more[0].shape}.")
-        more = (more[0].astype(X.dtype), *more[1:])
+        X_new = np.asarray(more[0], X.dtype) if on_host(more[0]) else more[0].astype(held(X.dtype))
+        more = (X_new, *more[1:])
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
     if not on_host(X, Y, penalty, weights, *more[:1]):
         return _jitted(f, X, Y, penalty, weights, intercept, single, *more)
-    wide_X, wide_Y, wide_l2, s = to_host(X, Y, penalty, weights)
+    wide_X, wide_Y, wide_l2, s, *new = to_host(X, Y, penalty, weights, *more[:1])
     with np.errstate(all="ignore"):
-        found = f(_model(wide_X, wide_Y, wide_l2, s, intercept), single, *to_host(*more[:1]), *more[1:])
+        found = f(_model(wide_X, wide_Y, wide_l2, s, intercept), single, *new, *more[1:])
         return to_device(found, X.dtype)
 
 

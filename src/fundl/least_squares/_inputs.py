@@ -23,19 +23,24 @@ def inputs(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array
 
 
 def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, Any, Any]:
-    """The same without the look for NaN in X and y; numpy's arrays of the right dtype stay what they are, uncopied."""
-    X, y = _array("X", X), _array("y", y)
+    """The same without the look for NaN in X and y; numpy's arrays of floats stay what they are, uncopied.
+
+    So float64 data keep their digits whatever jax_enable_x64 says: only what is returned is rounded to `held`.
+    """
+    X, y = as_array("X", X), as_array("y", y)
+    if np.dtype(np.float64) in (X.dtype, y.dtype) and on_host(X, y):
+        X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     _check.rank("X", X, 2, shape="(n, d), one row for each example; X.reshape(-1, 1) for one column")
     _check.rank("y", y, 1, 2, shape="(n,), or (n, k) for k targets")
     _check.examples(X=X, y=y)
     if not (X.dtype == y.dtype and X.dtype in FLOATS) or getattr(X, "weak_type", False):
         X, y = _check.floats(X=X, y=y)
     if weights is not None:
-        w = _array("weights", weights)
+        w = as_array("weights", weights)
         # A look through numpy compiles nothing; what it finds is said by the check that all fits share.
         if not (w.shape == X.shape[:1] and on_host(w) and _good(np.asarray(w))):
-            _check.per_example_weights(w, X.shape[:1], X.dtype)
-        weights = w.astype(X.dtype)
+            _check.per_example_weights(w, X.shape[:1], held(X.dtype))
+        weights = np.asarray(w, X.dtype) if on_host(w) else w.astype(held(X.dtype))
     return X, y, weights
 
 
@@ -46,10 +51,16 @@ def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
             _check.finite(name, jnp.asarray(v), None if weights is None else jnp.asarray(weights))
 
 
-def _array(name: str, x: ArrayLike) -> Any:
-    if isinstance(x, np.ndarray) and x.dtype in FLOATS and (x.dtype.itemsize == 4 or jnp.result_type(float) == x.dtype):
-        return np.asarray(x)  # a memory map stays one; jax holds float64 only when told to
+def as_array(name: str, x: ArrayLike) -> Any:
+    x = _check.without_wrapping(x)
+    if isinstance(x, np.ndarray) and x.dtype in FLOATS:
+        return np.asarray(x)  # a memory map stays one
     return _check.array(name, x)
+
+
+def held(dtype: Any) -> Any:
+    """The dtype in which jax holds numbers of this one: float32 for float64 unless jax_enable_x64 is on."""
+    return jax.dtypes.canonicalize_dtype(dtype)
 
 
 def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
@@ -60,7 +71,7 @@ def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
     penalty = _check.array("l2", l2)
     if penalty.ndim:
         raise ValueError(f"l2 must be one number, shape (); got shape {penalty.shape}. Fit once for each penalty.")
-    return penalty.astype(dtype)
+    return penalty.astype(held(dtype))
 
 
 def on_host(*arrays: Any) -> bool:
@@ -75,6 +86,7 @@ def to_host(*arrays: Array | None) -> list[Any]:
 
 def to_device(tree: Tree, dtype: Any) -> Tree:
     """numpy's arrays as jax arrays, the floats in `dtype`; they travel as one vector, which is an array's cost."""
+    dtype = held(dtype)
     leaves, structure = jax.tree.flatten(tree)
     shapes = tuple((v.shape, SHORT.get(v.dtype.kind, dtype)) for v in leaves)
     with np.errstate(all="ignore"):

@@ -13,7 +13,7 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
-from fundl.least_squares._inputs import on_host, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, on_host, refuse_not_finite, shaped, to_device, to_host
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +54,9 @@ def ridge_path(
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
     _check.nonnegative("l2", l2)
-    penalties: Any = l2 if type(l2) is np.ndarray and l2.dtype == X.dtype else _check.array("l2", l2).astype(X.dtype)
+    penalties: Any = (
+        l2 if type(l2) is np.ndarray and l2.dtype == X.dtype else _check.array("l2", l2).astype(held(X.dtype))
+    )
     _check.rank("l2", penalties, 1, shape="(m,), one for each fit")
     _check.nonempty("l2", penalties)
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1

@@ -13,8 +13,8 @@ from fundl._result import Fit
 from fundl._types import ArrayLike
 from fundl.least_squares import _exact
 from fundl.least_squares._exact import Moments
-from fundl.least_squares._fit import package
-from fundl.least_squares._inputs import inputs, on_host, penalty_of, to_device, to_host
+from fundl.least_squares._fit import narrowed, package
+from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace, product, sum_words, two_sum
 
 
@@ -50,11 +50,12 @@ def update(
 
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance, The American Statistician 37 (1983).
     """
-    X, y, weights = inputs(X, y, weights)
-    Y = y if y.ndim == 2 else y[:, None]
-    dtype = str(X.dtype)
+    X, y, weights = shaped(X, y, weights)
+    refuse_not_finite(X, y, weights)
+    Y: Any = y if y.ndim == 2 else y[:, None]
     host = on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
-    arrays: Any = to_host(X, Y, weights) if host else (X, Y, weights)
+    arrays: Any = to_host(X, Y, weights) if host else [None if v is None else jnp.asarray(v) for v in (X, Y, weights)]
+    dtype = str(X.dtype if host else arrays[0].dtype)
     if state is None:
         with np.errstate(all="ignore"):
             return State(
@@ -95,7 +96,7 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
     1.0
     """
     M = state.moments
-    dtype = jnp.dtype(state.dtype)
+    dtype = np.dtype(state.dtype)
     penalty: Any = penalty_of(l2, dtype)
     options: dict[str, Any] = {
         "d": M.m.shape[0],
@@ -103,9 +104,15 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
         "eps": float(jnp.finfo(dtype).eps),
     }
     if isinstance(M.m, np.ndarray) and on_host(penalty):
+        wide_l2 = to_host(penalty)[0]
         with np.errstate(all="ignore"):
-            return to_device(package(_exact.solve(M, to_host(penalty)[0], **options), state.single, dtype), dtype)
-    return package(_exact.solve(M, penalty, **options), state.single, dtype)
+            found = _exact.solve(M, wide_l2, **options)
+            if held(dtype) != dtype:
+                own = M.s_scale * np.diagonal(M.gram[0])[: len(M.m)]
+                lengths = M.scale * np.sqrt(np.maximum(own, 0)) + np.abs(M.m) * np.sqrt(M.weight)
+                found = narrowed(found, lengths, M.weight, wide_l2, held(dtype))
+            return to_device(package(found, state.single, held(dtype)), dtype)
+    return package(_exact.solve(M, penalty, **options), state.single, held(dtype))
 
 
 def fit_batches(batches: Iterable[tuple[Any, ...]], *, l2: ArrayLike = 0.0, intercept: bool = True) -> Fit:

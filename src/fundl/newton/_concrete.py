@@ -47,7 +47,7 @@ def fit_concrete(
     if given is None or numbers is None:
         return None
     data, labels, s, k, soft = given
-    dtype = data.dtype
+    dtype = jax.dtypes.canonicalize_dtype(data.dtype)  # of the result: float64 data count as they are
     with np.errstate(all="ignore"):
         rows, m, scale = _standardised(data, labels, s, k, soft, intercept)
         K = np.append(numbers.l2 / scale**2, 0.0)
@@ -88,7 +88,7 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
     floating = [v.dtype for v in (X, y) if v.dtype.kind == "f"]
     if any(v.itemsize not in (4, 8) for v in floating):
         return None
-    dtype = jax.dtypes.canonicalize_dtype(np.result_type(*floating) if floating else np.float64)
+    dtype = np.result_type(*floating) if floating else np.dtype(np.float64)
     X = X.astype(dtype, copy=False)
     s = None
     if weights is not None:

@@ -131,7 +131,8 @@ def _solution(
     )
     code = jnp.where(converged & P.free & (parts.rank < X.shape[1]), int(Status.rank_deficient), code)
     code = jnp.where(found.separates, int(Status.separable), code)
-    finite = found.finite & (jnp.sum(s) > 0)
+    # Bad numbers in a trace, where nothing can be refused; each comparison is False for NaN.
+    finite = found.finite & jnp.all(s >= 0) & (jnp.sum(s) > 0) & (l2 >= 0) & (l1 >= 0)
     code = jnp.where(finite, code, int(Status.non_finite)).astype(jnp.int32)
     if found.inverse is None:
         w_error, b_error = jnp.full_like(w, jnp.nan), jnp.full_like(b, jnp.nan)

@@ -66,7 +66,8 @@ class Sweep:
         if self.scores is None:
             raise ValueError("No row is held out, so there are no scores: give folds= or weights= with zeros.")
         ended = (self.code == int(Status.converged)) | (self.code == int(Status.rank_deficient))
-        return jnp.where(jnp.all(ended, axis=1), _mean(self.scores.loss), jnp.inf)
+        mean = _mean(self.scores.loss)
+        return jnp.where(jnp.all(ended, axis=1) & ~jnp.isnan(mean), mean, jnp.inf)
 
     @property
     def best(self) -> Array:
