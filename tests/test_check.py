@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import laws
-from fundl import _check, losses
+from fundl import _check, linear_regression, logistic_regression, losses, softmax_regression
 
 F16, BF16, F32, F64 = (jnp.zeros(1, t) for t in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 INTEGERS = jnp.zeros(1, jnp.int32)
@@ -148,3 +148,10 @@ def test_integers_too_large_for_jax_are_not_other_integers():
             losses.cross_entropy_with_logits(jnp.zeros((1, 2), jnp.float32), np.array([2**32 + 1]))
         with pytest.raises(TypeError, match="give floats"):
             losses.mse([2**40], [0.0])
+
+
+def test_a_whole_fit_is_no_params():
+    fit = linear_regression.fit([[0.0], [1.0]], [0.0, 1.0])
+    for model in (linear_regression, logistic_regression, softmax_regression):
+        with pytest.raises(TypeError, match=r"got Fit: give its \.params"):
+            model.predict(fit, jnp.ones((1, 1)))

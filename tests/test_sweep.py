@@ -360,3 +360,9 @@ def test_a_penalty_without_a_score_is_never_the_best():
     found = sweep.linear([[0.0], [1.0]], [0.0, 1.0], l2=[0.0, 1.0], leave_one_out=True)
     assert int(found.best[0]) == 1
     assert found.loss[0, 0] == np.inf
+
+
+def test_a_fit_that_is_not_finite_has_no_accuracy():
+    found = sweep.logistic(np.arange(4.0)[:, None], [1, 0, 1, 1], l2=[np.inf, 1.0], folds=2)
+    assert np.isnan(found.scores.accuracy[0]).all()
+    assert np.isfinite(found.scores.accuracy[1]).all()

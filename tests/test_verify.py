@@ -554,3 +554,8 @@ class TestCommandLine:
         assert verify.run([f"{module}:absent"]) == 2
         assert verify.run([f"{module}:right"], shapes="(4,x)") == 2
         assert "cannot read the shapes" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"argnums must name arguments among 0\.\.0; got 3"):
+        verify.check_gradient(lambda w: jnp.sum(w * w), lambda w: 2 * w, jnp.ones(3), argnums=3)

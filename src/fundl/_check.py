@@ -24,6 +24,7 @@ __all__ = [
     "nonnegative",
     "option",
     "per_example_weights",
+    "regression",
     "same_shape",
     "without_wrapping",
 ]
@@ -60,6 +61,14 @@ def without_wrapping(x: ArrayLike) -> ArrayLike:
         if x.max() > held.max or x.min() < held.min:
             return x.astype(np.float64)
     return x
+
+
+def regression(params: Any) -> tuple[Array, Array]:
+    """params.w and params.b of a regression; refuses what has no such parts, a whole Fit among them."""
+    if not (hasattr(params, "w") and hasattr(params, "b")):
+        fix = "give its .params" if hasattr(params, "params") else "give fundl.Linear(w, b)"
+        raise TypeError(f"params must have .w and .b; got {type(params).__name__}: {fix}.")
+    return array("params.w", params.w), array("params.b", params.b)
 
 
 def floats(**named: ArrayLike) -> tuple[Array, ...]:

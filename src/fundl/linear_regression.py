@@ -263,8 +263,8 @@ def interval(
 
 def _parts(params: Any) -> tuple[Any, Array, Array]:
     """What rebuilds the container, then w and b; a bare theta has b = 0."""
-    if hasattr(params, "w") and hasattr(params, "b"):
-        return Linear, _check.array("params.w", params.w), _check.array("params.b", params.b)
+    if hasattr(params, "w") or hasattr(params, "params"):
+        return Linear, *_check.regression(params)
     theta = _check.array("params", params)
     return (lambda dw, db: dw), theta, jnp.zeros(theta.shape[1:], _check.compute_dtype(theta))
 

@@ -169,8 +169,8 @@ def inputs(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array
 
 
 def _logits(params: Any, X: ArrayLike) -> Array:
-    w = _check.array("params.w", params.w)
+    w, b = _check.regression(params)
     _check.rank("params.w", w, 1, shape="(d,)")
     X = _check.array("X", X)
     _check.rank("X", X, 2, shape="(n, d), one row for each example; x[None, :] for one")
-    return layers.linear(X, w, params.b)
+    return layers.linear(X, w, b)

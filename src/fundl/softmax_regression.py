@@ -204,8 +204,8 @@ def _one_hot(y: Array, w: Array | None, num_classes: int | None, X: Array) -> Ar
 
 
 def _logits(params: Any, X: ArrayLike) -> Array:
-    w = _check.array("params.w", params.w)
+    w, b = _check.regression(params)
     _check.rank("params.w", w, 2, shape="(d, k)")
     X = _check.array("X", X)
     _check.rank("X", X, 2, shape="(n, d), one row for each example; x[None, :] for one")
-    return layers.linear(X, w, params.b)
+    return layers.linear(X, w, b)

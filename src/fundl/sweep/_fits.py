@@ -197,8 +197,9 @@ def _packed(data: Given, ends: Ends, whole: Ends, kind: str, shape: tuple[int, i
         scored = data.held is not None or data.weights.shape[0] > 1
     scores = None
     if scored:
-        loss, accuracy = ends.loss.reshape(found.code.shape), ends.accuracy
-        scores = Scores(loss, None if kind == "linear" else accuracy.reshape(found.code.shape))
+        loss, accuracy = (v.reshape(found.code.shape) for v in (ends.loss, ends.accuracy))
+        accuracy = jnp.where(found.code == int(Status.non_finite), jnp.nan, accuracy)
+        scores = Scores(loss, None if kind == "linear" else accuracy)
     return Sweep(
         l2=data.l2,
         l1=data.l1,

@@ -208,7 +208,10 @@ def _unwrap(f: Any) -> _Custom | None:
 def _which(grads: Any, args: Sequence[Any], argnums: int | Sequence[int] | None) -> list[int] | None:
     """The arguments that a gradient belongs to; None for every differentiable one."""
     if argnums is not None:
-        return [i % len(args) for i in ([argnums] if isinstance(argnums, int) else argnums)]
+        asked = [argnums] if isinstance(argnums, int) else list(argnums)
+        if any(not -len(args) <= i < len(args) for i in asked):
+            raise ValueError(f"argnums must name arguments among 0..{len(args) - 1}; got {argnums}.")
+        return [i % len(args) for i in asked]
     if _like(grads, args[0]) or _is_tuple_of(grads, 1, args[0]):
         return [0]
     if not isinstance(grads, (tuple, list)):
