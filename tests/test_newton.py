@@ -142,3 +142,18 @@ def test_float64_rows_count_as_they_are_where_jax_holds_float32_only():
         found = lr.fit((1e8 + x)[:, None], y, l2=0.1)
     assert found.params.w.dtype == jnp.float32
     np.testing.assert_allclose(found.params.w, wide.params.w, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"l2": 1.0}, {"l1": 1.0}, {}, {"l2": 1.0, "method": "subspace"}], ids=str)
+def test_an_absent_class_is_named_inside_and_outside_of_a_trace(options):
+    """b runs away whatever the penalty on w: no NaN, and not as many steps as there may be."""
+    X, y = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), np.zeros(12, int)
+    fits = [lr.fit(X, y, **options), sr.fit(X, y, num_classes=3, **options)]
+    fits += [
+        jax.jit(lambda X, m=m, o=o: m.fit(X, y, **options, **o))(X) for m, o in ((lr, {}), (sr, {"num_classes": 3}))
+    ]
+    for fit in fits:
+        assert fit.status == Status.separable
+        assert fit.certificate.steps <= 10
+        assert np.isfinite(fit.params.b).all()
+        assert np.all(np.sign(fit.certificate.direction.b) == ([0, -1, -1] if np.ndim(fit.params.b) else -1))

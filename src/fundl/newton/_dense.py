@@ -116,6 +116,8 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
     """
     eps = jnp.finfo(P.Z.dtype).eps
     start = rows_dot(P.Z, jnp.zeros_like(P.Y))
+    # Where a class is absent b runs away: far enough to tell, not until its curvature underflows.
+    max_steps = jnp.where(absent_class(P, start)[1], jnp.minimum(max_steps, 8), max_steps)
     p = start.size
     zero, one = jnp.zeros_like(start[0, 0]), jnp.ones_like(start[0, 0])
 

@@ -56,6 +56,7 @@ def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -
     """Steps until the gradient is down to its rounding errors."""
     eps = jnp.finfo(P.Z.dtype).eps
     start = rows_dot(P.Z, jnp.zeros_like(P.Y))
+    max_steps = jnp.where(_dense.absent_class(P, start)[1], 1, max_steps)  # as in `_dense.minimise`
     zero, one = jnp.zeros_like(start[0, 0]), jnp.ones_like(start[0, 0])
 
     def gradient(z: Array, theta: Array) -> tuple[Array, Array]:
