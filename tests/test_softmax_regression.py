@@ -259,3 +259,9 @@ def test_the_subspace_method_finds_the_same_optimum():
     np.testing.assert_allclose(by[0], by[1], rtol=1e-9)
     with pytest.raises(ValueError, match="l1"):
         sr.fit(X, y, num_classes=3, l1=0.3, method="subspace")
+
+
+def test_labels_that_are_constants_of_a_program_are_counted():
+    X, y = np.arange(6.0)[:, None] % 4, np.array([0, 1, 2, 0, 1, 2])
+    fit = jax.jit(lambda l2: sr.fit(X, y, l2=l2))(1.0)
+    np.testing.assert_allclose(fit.params.w, sr.fit(X, y, l2=1.0).params.w, atol=1e-9)

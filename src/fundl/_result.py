@@ -41,10 +41,7 @@ class Status(enum.IntEnum):
 _ADVICE = {
     Status.converged: "The optimum was reached to the tolerance asked for.",
     Status.max_steps: "The step limit came before convergence: raise max_steps or steps, or loosen tol.",
-    Status.separable: (
-        "A hyperplane separates the classes, or one of them is absent, so the loss has no minimum: add a penalty "
-        "(l2=...), or rows of the absent class."
-    ),
+    Status.separable: "A hyperplane separates the classes, or one is absent: no minimum; add a penalty (l2=...).",
     Status.rank_deficient: (
         "The columns of X are linearly dependent, so the minimiser is not unique and the one of smallest norm was "
         "returned: drop columns or add a penalty (l2=...)."

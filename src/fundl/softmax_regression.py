@@ -165,7 +165,9 @@ def inputs(
     X: ArrayLike, y: ArrayLike, weights: ArrayLike | None, num_classes: int | None
 ) -> tuple[Array, Array, Array | None]:
     """X (n, d), one-hot or soft Y (n, k) and weights (n,) in one floating dtype, or a refusal."""
-    given = _check.array("X", X), _check.array("y", y)
+    with jax.ensure_compile_time_eval():  # labels that are constants of a program can be counted
+        labels = _check.array("y", y)
+    given = _check.array("X", X), labels
     _check.rank("X", given[0], 2, shape="(n, d), one row for each example; X.reshape(-1, 1) for one column")
     _check.rank("y", given[1], 1, 2, shape="(n,) integer classes, or (n, k) one-hot or soft labels")
     _check.examples(X=given[0], y=given[1])
