@@ -491,12 +491,37 @@ def test_assertions_raise_with_the_report():
         verify.assert_custom_vjp(jnp.sin, B)
 
 
+def test_a_mask_of_one_value_is_said_to_prove_nothing():
+    x = jnp.array([1.0, 2.0, 3.0])
+
+    def f(x, mask):
+        return jnp.sum(jnp.where(mask, x, 0.0))
+
+    def ignores(dy, x, mask):
+        return dy * jnp.ones_like(x)
+
+    report = verify.check_rule(f, ignores, x, jnp.ones(3, bool))
+    assert report.ok
+    assert any("every entry of mask is True" in n for n in report.notes)
+    assert not verify.check_rule(f, ignores, x, jnp.array([True, False, True])).ok
+
+
+def test_an_option_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(TypeError, match="'tolerance' is no option of a check; there are domain, kink"):
+        verify.check_rule(jnp.tanh, lambda dy, x: dy, 1.0, tolerance=1e-3)
+
+
 def test_judge():
     assert verify.judge([1.0], [1.0]) == "exact"
     assert verify.judge([1.0 + 1e-15], [1.0]) == "within rounding"
     assert verify.judge([1.0 + 1e-9], [1.0]) == "wrong"
     assert verify.judge([jnp.nan], [1.0]) == "wrong"
     assert verify.judge([1.0], [[1.0]]) == "wrong"
+    assert verify.judge([1000], [1001]) == "wrong"  # integers have no rounding
+    assert verify.judge([1.0, 0.0], [1.0, 1e-15]) == "within rounding"  # what cancels is as large as the largest
+    assert verify.judge([1e-300], [0.0]) == "wrong"
+    assert verify.judge(jnp.ones(2, jnp.bfloat16), jnp.full(2, 1.1)) == "within rounding"
+    assert verify.judge([], []) == "exact"
 
 
 def test_no_global_setting_is_touched():

@@ -17,6 +17,7 @@ import numpy as np
 
 from fundl import _check, _from_output, activations, layers, losses
 from fundl._types import Array, ArrayLike
+from fundl.verify._judge import AGREEMENT, agreement
 
 __all__ = ["Chain", "Ledger", "Row", "Step", "chain", "forward", "ledger", "linear", "step", "value_and_grad"]
 
@@ -160,8 +161,6 @@ def _backward(
 
 # ---- the ledger ----------------------------------------------------------------------------------------------------
 
-_AGREEMENT = ("exact", "within rounding", "wrong")
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ class Row:
         value: v itself.
         by_hand: dJ/dv by the hand-written backwards.
         by_autodiff: dJ/dv by `jax.grad`.
-        error: the largest difference in units of rounding of the row's own scale.
+        error: the largest difference in units of rounding, as `fundl.verify.judge` counts them.
         code: 0 exact, 1 within rounding, 2 wrong; read it through `agreement`.
     """
 
@@ -189,7 +188,7 @@ class Row:
     @property
     def agreement(self) -> str:
         """exact, within rounding, or wrong; needs concrete values."""
-        return _AGREEMENT[int(self.code)]
+        return AGREEMENT[int(self.code)]
 
 
 @jax.tree_util.register_dataclass
@@ -246,8 +245,9 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     """Every intermediate of the chain: its value, its gradient by hand, by autodiff, and whether they agree.
 
     Works under jit: jax.jit(ledger, static_argnums=0). `options` are those of the loss. A row is exact when both
-    gradients are equal to the last bit, within rounding when they differ by less than 32 units of rounding for each
-    operation passed so far, measured at the scale of what the operation adds up, and else wrong.
+    gradients are equal to the last bit, and else judged as `fundl.verify.judge` does, entry by entry, where a step
+    adds one term of rounding per operation passed and what it adds up may cancel. What is wrong with an operation
+    that is named, `fundl.verify.check_rule` tells of it alone.
 
     >>> net = chain(linear("W", "b"), "tanh", loss="mse")
     >>> params = {"W": jnp.array([[0.5]]), "b": jnp.array([0.1])}
@@ -288,12 +288,9 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
 
 
 def _row(name: str, s: Step, value: Array, hand: Array, auto: Array, floor: Array, passed: int) -> Row:
-    scale = jnp.maximum(_largest(auto), floor.astype(auto.dtype))
-    difference = jnp.max(jnp.abs(hand - auto))
-    error = difference / (jnp.finfo(auto.dtype).eps * jnp.where(scale == 0, jnp.ones_like(scale), scale))
-    same = jnp.all((hand == auto) | (jnp.isnan(hand) & jnp.isnan(auto)))
-    code = jnp.where(same, 0, jnp.where(error <= 32 * (passed + 1), 1, 2))  # NaN on one side alone is wrong
-    return Row(name, s.name, value, hand, auto, jnp.where(same, jnp.zeros_like(error), error), code)
+    # The errors of the operations passed need not be independent: `passed` of them add up, not their squares.
+    code, error = agreement(hand, auto, (passed + 1) ** 2, floor)
+    return Row(name, s.name, value, hand, auto, error, code)
 
 
 def _largest(x: Array) -> Array:

@@ -30,6 +30,7 @@ It imports jax, NumPy and the standard library only, so it shares no code with w
 
 from fundl.verify._cli import check_cases as check_cases
 from fundl.verify._cli import run as run
+from fundl.verify._judge import judge as judge
 from fundl.verify._mutants import Mutant as Mutant
 from fundl.verify._mutants import MutationScore as MutationScore
 from fundl.verify._mutants import mutants as mutants
@@ -43,4 +44,3 @@ from fundl.verify._rules import assert_rule as assert_rule
 from fundl.verify._rules import check_custom_vjp as check_custom_vjp
 from fundl.verify._rules import check_gradient as check_gradient
 from fundl.verify._rules import check_rule as check_rule
-from fundl.verify._rules import judge as judge

@@ -128,39 +128,38 @@ class Engine:
         `where` numbers the entries of all differentiable leaves laid end to end; (E,) by (E, L) gives two (E, L).
         """
         mine = self.arguments.differentiable
+        concrete = not any(isinstance(v, jax.core.Tracer) for v in leaves)
+        xp: Any = np if concrete else jnp  # where f needs concrete values NumPy is quicker, call by call
         sizes = [int(np.prod(jnp.shape(leaves[k]))) for k in mine]
-        flat = jnp.concatenate([jnp.reshape(leaves[k], (-1,)) for k in mine])
-        eps = jnp.finfo(flat.dtype).eps
+        flat = xp.concatenate([xp.reshape(leaves[k], (-1,)) for k in mine])
+        dys = [xp.asarray(dy) for dy in dys]
+        numbers, eps = xp.arange(flat.size), jnp.finfo(flat.dtype).eps
 
         def at(x: Any) -> list[Any]:
             full, start = list(leaves), 0
             for k, n in zip(mine, sizes, strict=True):
                 full[k] = jnp.reshape(x[start : start + n], jnp.shape(leaves[k]))
                 start += n
-            return [v.astype(flat.dtype) for v in self.values(full)]
-
-        concrete = not isinstance(flat, jax.core.Tracer)
-
-        def both(sides: Any) -> list[Any]:
-            if concrete:  # f needs concrete values
-                return [jnp.stack(v) for v in zip(*[at(x) for x in sides], strict=True)]
-            return jax.vmap(at)(sides)
+            return [xp.asarray(v).astype(flat.dtype) for v in self.values(full)]
 
         def slope(pair: tuple[Any, Any]) -> Any:
             i, h = pair
-            sides = jnp.stack([flat.at[i].add(h), flat.at[i].add(-h)])
-            total = noise = jnp.zeros((), flat.dtype)
-            for dy, v in zip(dys, both(sides), strict=True):
+            here = numbers == i
+            sides = xp.stack([xp.where(here, flat + h, flat), xp.where(here, flat - h, flat)])
+            outputs = [xp.stack(v) for v in zip(*map(at, sides), strict=True)] if concrete else jax.vmap(at)(sides)
+            total = noise = 0.0
+            for dy, v in zip(dys, outputs, strict=True):
                 # A cotangent of zero hides an output, even an infinite one.
                 live = dy != 0
-                total += jnp.sum(jnp.where(live, dy * (v[0] - v[1]), 0))
-                noise += jnp.sum(jnp.where(live, jnp.abs(dy) * (jnp.abs(v[0]) + jnp.abs(v[1])), 0))
+                total = total + xp.sum(xp.where(live, dy * (v[0] - v[1]), 0))
+                noise = noise + xp.sum(xp.where(live, xp.abs(dy) * (xp.abs(v[0]) + xp.abs(v[1])), 0))
             return total / (sides[0, i] - sides[1, i]), 1.5 * eps * noise / h
 
-        entries = jnp.repeat(where, steps.shape[1])
+        entries = xp.repeat(where, steps.shape[1])
         if concrete:
-            rows = [slope(pair) for pair in zip(entries, jnp.ravel(steps), strict=True)]
-            return [jnp.reshape(jnp.stack(v), steps.shape) for v in zip(*rows, strict=True)]
+            with np.errstate(all="ignore"):
+                rows = [slope(pair) for pair in zip(entries, np.ravel(steps), strict=True)]
+            return [np.reshape(np.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
         pairs = (entries, jnp.ravel(steps))
         out = jax.vmap(slope)(pairs) if together == entries.size else jax.lax.map(slope, pairs, batch_size=together)
@@ -176,7 +175,9 @@ class Engine:
             for start in range(0, count, chunk):
                 index = np.minimum(np.arange(start, start + chunk), count - 1)
                 part = [[self._cast(s[index], dtype) for s in group] for group in stacks]
-                result = jax.tree.map(to_numpy, self._mapped(key, compute, part, dtype, chunk))
+                result = jax.tree.map(
+                    to_numpy, self._mapped(key, compute, part, dtype, chunk, min(count - start, chunk))
+                )
                 pieces.append(jax.tree.map(lambda v, n=count - start: v[:n], result))
         return jax.tree.map(lambda *v: np.concatenate(v), *pieces)
 
@@ -185,7 +186,7 @@ class Engine:
         for cache in [c for c in self._compiled if c[0] is key]:
             del self._compiled[cache]
 
-    def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int) -> Any:
+    def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int, rows: int) -> Any:
         cache = (key, str(dtype), chunk, tuple(s.shape[1:] for s in part[0]))
         if cache not in self._compiled:
             mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=quick_compile())
@@ -198,8 +199,8 @@ class Engine:
                 return result
         if (mapped := self._compiled.get(cache)) is not None:
             return self._call(mapped, part, chunk)
-        rows = [compute(*[[jnp.asarray(s[i]) for s in group] for group in part]) for i in range(chunk)]
-        return jax.tree.map(lambda *v: np.stack([to_numpy(x) for x in v]), *rows)
+        found = [compute(*[[jnp.asarray(s[i]) for s in group] for group in part]) for i in range(rows)]
+        return jax.tree.map(lambda *v: np.stack([to_numpy(x) for x in v]), *found)
 
     @staticmethod
     def _call(mapped: Callable[..., Any], part: list[Any], chunk: int) -> Any:

@@ -50,7 +50,11 @@ class Examiner:
         self.f, self.args, self.kink, self.reference, self.seed = f, tuple(args), kink, reference, seed
         self.arguments = Arguments(f, args, wrt=wrt, fixed=fixed)
         self.engine = Engine(f, self.args, self.arguments, has_aux)
-        self.notes: list[str] = []
+        self.notes = [
+            f"every entry of {leaf.name} is {leaf.value.flat[0]}, so a rule that ignores it passes: vary it"
+            for leaf in self.arguments.leaves
+            if not leaf.floating and leaf.value.size > 1 and np.ptp(leaf.value.astype(np.int64)) == 0
+        ]
         self.domains = self._domains(domain)
         # Large inputs get fewer points: time and memory stay linear in the size of the input.
         values = [leaf.value for leaf in self.arguments.leaves]

@@ -18,6 +18,7 @@ __all__ = ["Bench", "Verdict", "flat"]
 Arrays = list[np.ndarray]
 _NEARBY = 48
 _LARGE = 20_000
+_SMALL = 500  # below it a program that is compiled already is cheaper than a smaller one
 _SHAKEN = 6
 
 
@@ -211,7 +212,7 @@ class Bench:
             # Well inside the moves, which are relative to the entry (for zeros: to the largest of its leaf).
             h = np.maximum(np.abs(np.stack([moves[i][:, e[i]] for i in range(len(p))])).reshape(-1, 1), 1e-300) / 64
             # For small arrays a step as often as there are levels, to run the program that is compiled already.
-            many = np.repeat(h[..., None], LEVELS if self.size <= _LARGE else 1, axis=-1)
+            many = np.repeat(h[..., None], LEVELS if self.size <= _SMALL else 1, axis=-1)
             near, noise = (v[:, 0, 0].reshape(len(p), -1) for v in self._slopes(stacks, dys, where, many))
             with np.errstate(all="ignore"):
                 # Slopes lost in the rounding of f say nothing.

@@ -18,7 +18,7 @@ from fundl.verify._report import Report
 
 __all__ = [
     "Options", "assert_custom_vjp", "assert_gradient", "assert_rule", "check_custom_vjp", "check_gradient",
-    "check_rule", "judge",
+    "check_rule",
 ]  # fmt: skip
 
 Function = Callable[..., Any]
@@ -57,7 +57,7 @@ def check_rule(f: Function, backward: Function, *args: Any, **options: Unpack[Op
     >>> report.ok
     False
     """
-    return Examiner(f, args, **options).check(backward, _name(f))
+    return _examiner(f, args, options).check(backward, _name(f))
 
 
 def check_gradient(
@@ -78,7 +78,7 @@ def check_gradient(
     except Exception:  # the report says so, as of a rule
         shown = None
     wrt = _which(shown, args, argnums)
-    examiner = Examiner(f, args, wrt=wrt, **options)
+    examiner = _examiner(f, args, options, wrt=wrt)
     if examiner.engine.shapes != [()]:
         raise ValueError(
             f"f must return one scalar; its outputs have shapes {examiner.engine.shapes}. "
@@ -119,7 +119,7 @@ def check_custom_vjp(f: Function, *args: Any, **options: Unpack[Options]) -> Rep
     found = _unwrap(f)
     if found is None:
         raise TypeError(f"{_name(f)} carries no custom rule; use check_rule(f, backward, ...) for a plain function.")
-    examiner = Examiner(found.primal, args, fixed=found.fixed, **options)
+    examiner = _examiner(found.primal, args, options, fixed=found.fixed)
     decorated = Engine(f, args, examiner.arguments, bool(options.get("has_aux", False)))
 
     def backward(dy: Any, *inputs: Any) -> Any:
@@ -161,30 +161,11 @@ def assert_custom_vjp(f: Function, *args: Any, **options: Unpack[Options]) -> No
     _assert(check_custom_vjp(f, *args, **options))
 
 
-def judge(given: Any, reference: Any, terms: int = 1) -> str:
-    """How two values of one quantity agree: "exact", "within rounding" or "wrong".
-
-    Rounding allows 64 units of rounding of the coarser dtype per entry, and of the largest entry for cancellation;
-    `terms`, the number of terms summed into an entry, widens it by its square root and never by the array's size.
-    Values that are not finite agree with themselves only.
-
-    >>> judge([1.0, 2.0], [1.0, 2.0]), judge([1.0, 2.1], [1.0, 2.0])
-    ('exact', 'wrong')
-    """
-    a, b = jnp.asarray(given), jnp.asarray(reference)
-    if a.shape != b.shape:
-        return "wrong"
-    eps = max(float(jnp.finfo(jnp.result_type(x, jnp.float16)).eps) if not jnp.issubdtype(x.dtype, jnp.floating)
-              else float(jnp.finfo(x.dtype).eps) for x in (a, b))  # fmt: skip
-    x, y = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
-    if np.array_equal(x, y, equal_nan=True):
-        return "exact"
-    finite = np.isfinite(y)
-    if not np.array_equal(x[~finite], y[~finite], equal_nan=True) or not np.isfinite(x[finite]).all():
-        return "wrong"
-    top = np.abs(y[finite]).max(initial=0.0)
-    allowed = 64 * eps * float(np.sqrt(max(1, terms))) * (np.abs(y[finite]) + top / 4)
-    return "within rounding" if bool(np.all(np.abs(x[finite] - y[finite]) <= allowed)) else "wrong"
+def _examiner(f: Function, args: Sequence[Any], options: Options, **own: Any) -> Examiner:
+    unknown = [name for name in options if name not in Options.__annotations__]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no option of a check; there are {', '.join(Options.__annotations__)}.")
+    return Examiner(f, args, **options, **own)
 
 
 class _Custom(NamedTuple):
