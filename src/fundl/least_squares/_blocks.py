@@ -28,7 +28,7 @@ class Rows(NamedTuple):
 
 def blocks(n: int, d: int) -> list[slice]:
     """Slices of the rows."""
-    rows = min(max(ENTRIES // max(d, 1), 1024), 16384)
+    rows = min(max(ENTRIES // max(d, 1), 4 * d, 1024), 16384)
     return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
 
 
@@ -53,7 +53,20 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
             total += Z.T @ Z  # numpy hands this to syrk: half the work
         return total
 
-    return shared(part, blocks(n, p), threads=p <= NARROW and n * p >= WORTH_IT)
+    def part_in_place(given: list[slice]) -> np.ndarray:
+        total, product = np.zeros((p, p)), np.empty((d, d), dtype)
+        for at in given:
+            A = rows.X[at]
+            V = np.ones((len(A), p - d), dtype)
+            V[:, :k] = rows.Y[at] - cy
+            total[:d, :d] += np.matmul(A.T, A, out=product)
+            total[:d, d:] += A.T @ V
+            total[d:, d:] += V.T @ V
+        total[d:, :d] = total[:d, d:].T
+        return total
+
+    as_given = rows.s is None and rows.X.dtype == dtype and not rows.c.any()  # nothing to take from a row: no copy
+    return shared(part_in_place if as_given else part, blocks(n, p), threads=p <= NARROW and n * p >= WORTH_IT)
 
 
 class Residuals(NamedTuple):
@@ -69,14 +82,19 @@ def residuals(rows: Rows, slope: np.ndarray, beta: np.ndarray, dtype: Any) -> Re
     """One pass over the data in `dtype`."""
     n, d = rows.X.shape
     k = rows.Y.shape[1]
+    c = rows.c.astype(dtype) if rows.c.any() else dtype(0)
+    as_given = rows.X.dtype == dtype and not rows.c.any()
 
     def part(given: list[slice]) -> Residuals:
         g, g0, rss = np.zeros((d, k), dtype), np.zeros(k, dtype), np.zeros(k, dtype)
         noise = np.zeros(k)
-        room = np.empty((given[0].stop - given[0].start, d), dtype)
+        room = np.empty((0 if as_given else given[0].stop - given[0].start, d), dtype)
         for at in given:
-            A = room[: at.stop - at.start]
-            np.subtract(rows.X[at], rows.c, out=A, dtype=dtype)
+            A = rows.X[at]
+            if not as_given:
+                room[: len(A)] = A
+                A = room[: len(A)]
+                A -= c
             moved = A @ slope
             moved += beta
             r = rows.Y[at] - rows.cy.astype(dtype)

@@ -51,6 +51,7 @@ class Solution(NamedTuple):
     b_error: Any
     w_bound: Any
     b_bound: Any
+    lengths: Any  # roots of sum_i weights_i x_ij^2, or more
     inverse: Any
     projection: Any
     m: Any
@@ -249,6 +250,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
         b_error=b_error,
         w_bound=w_bound,
         b_bound=b_bound,
+        lengths=M.scale * root(M.s_scale * xp.diagonal(G[0])[:d]) + xp.abs(M.m) * root(M.weight),
         inverse=inverse,
         projection=projection,
         m=M.m,

@@ -58,19 +58,18 @@ def fit(
     dtype = held(X.dtype)
     with np.errstate(all="ignore"):
         if dtype != X.dtype:
-            rows, kept = (X, np.ones(len(X))) if s is None else (X[s > 0], s[s > 0])
-            found = narrowed(found, np.sqrt(np.einsum("i,ij,ij->j", kept, rows, rows)), kept.sum(), wide_l2, dtype)
+            found = narrowed(found, len(X) if s is None else s.sum(), wide_l2, dtype)
         return to_device(package(found, single, dtype), dtype)
 
 
-def narrowed(found: _exact.Solution, lengths: np.ndarray, weight: Any, l2: Any, dtype: Any) -> _exact.Solution:
+def narrowed(found: _exact.Solution, weight: Any, l2: Any, dtype: Any) -> _exact.Solution:
     """What float64 data gave, with the bounds of the result rounded to `dtype`, or not finite where that overflows.
 
-    lengths (d,) are the roots of sum_i weights_i x_ij^2, or more: the objective rises by ||X dw + db||^2 + l2 ||dw||^2.
+    The objective rises by ||X dw + db||^2 + l2 ||dw||^2.
     """
     limits = jnp.finfo(dtype)
     unit = float(limits.eps) / 2 * 1.000001
-    w, b = abs(found.w), abs(found.b)
+    w, b, lengths = abs(found.w), abs(found.b), found.lengths
     rise = np.hypot(np.linalg.norm(lengths @ w + np.sqrt(weight) * b), np.sqrt(l2) * np.linalg.norm(w)) * unit
     suboptimality = np.square(np.sqrt(found.suboptimality) + rise)
     return found._replace(

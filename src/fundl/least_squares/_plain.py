@@ -19,6 +19,7 @@ SMALL = 20_000  # entries of X up to which everything is refined in longdouble
 MEDIUM = 1 << 21  # and up to which it is where float64 does not give 14 digits
 LONG = np.longdouble if np.finfo(np.longdouble).nmant >= 63 else np.float64
 HALF_ULP = 2.0**-53
+FEW = 64  # columns up to which NumPy's own factors do
 
 
 class Factors(NamedTuple):
@@ -33,7 +34,13 @@ class Factors(NamedTuple):
     loss: float  # what a refinement leaves of an error
 
     def solve(self, v: np.ndarray) -> np.ndarray:
-        return self.M.T @ (self.M @ v)
+        return self.backward(self.forward(v))
+
+    def forward(self, v: np.ndarray) -> np.ndarray:
+        return (self.M @ v.astype(self.M.dtype)).astype(np.float64)
+
+    def backward(self, v: np.ndarray) -> np.ndarray:
+        return (self.M.T @ v.astype(self.M.dtype)).astype(np.float64)
 
 
 def attempt(
@@ -86,10 +93,14 @@ def _centred(
         rows = Rows(X, Y, s, np.zeros(d), np.zeros(k))
         return rows, _blocks.gram(rows, intercept, dtype)
     some = _blocks.sample(n)
-    rows = Rows(X, Y, s, *(_rounded(_mean(A[some], None if s is None else s[some]), X.dtype) for A in (X, Y)))
+    A, share = X[some], None if s is None else s[some]
+    m, my = _mean(A, share), _mean(Y[some], share)
+    # Means within the spread cost less than a digit, which refinement gives back; a centre of 0 saves a copy of X.
+    near = s is None and np.all(m * m <= np.var(A, axis=0, dtype=np.float64))
+    rows = Rows(X, Y, s, np.zeros(d) if near else _rounded(m, X.dtype), _rounded(my, X.dtype))
     G = _blocks.gram(rows, intercept, dtype)
     u = G[-1, :-1] / weight
-    if np.any(u[:d] ** 2 * weight > 0.1 * np.diagonal(G)[:d]):  # the sample misled: once more, about the means
+    if np.any(u[:d] ** 2 * weight > (0.6 if near else 0.1) * np.diagonal(G)[:d]):  # the sample misled: about the means
         rows = rows._replace(c=_rounded(rows.c + u[:d], X.dtype), cy=_rounded(rows.cy + u[d:], X.dtype))
         G = _blocks.gram(rows, intercept, dtype)
     return rows, G
@@ -122,18 +133,19 @@ def _from_gram(
 ) -> Factors | None:
     """By Cholesky, which loses with the square of the condition."""
     d = len(scale)
-    P = G[:d, :d]
+    P = G[:d, :d] / scale
     if intercept:
-        P = P - G[-1, :d][:, None] * (G[-1, :d] / G[-1, -1])
-    P = P / scale[:, None] / scale
+        P -= (G[-1, :d] / G[-1, -1])[:, None] * (G[-1, :d] / scale)
+    P /= scale[:, None]
     P.flat[:: d + 1] += penalty
-    try:
-        M = _inverse_of_lower(np.linalg.cholesky(P))
-    except np.linalg.LinAlgError:
+    P = P.astype(dtype, copy=False)
+    M = _inverse_of_root(P)
+    if M is None:
         return None
     root = np.sqrt(np.diagonal(P))
     squared = _condition(P / root[:, None] / root, M * root)
-    loss = float(np.finfo(dtype).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared
+    cancelled = float(np.max(np.diagonal(G)[:d] / np.square(lengths)))  # by taking the means out of the products
+    loss = float(np.finfo(dtype).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared * cancelled
     reach = np.sqrt(np.einsum("ij,ij->j", M, M))
     return Factors(M, penalty, scale, lengths, reach, float(np.sqrt(squared)), loss)
 
@@ -159,17 +171,30 @@ def _scaled(M: np.ndarray, root: np.ndarray) -> Any:
     return lambda v: root * (M.T @ (M @ (root * v)))
 
 
+def _inverse_of_root(P: np.ndarray) -> np.ndarray | None:
+    """L^-1 for P = L L^T, or None where P is not positive to rounding."""
+    try:
+        if len(P) <= FEW:
+            return np.linalg.inv(np.linalg.cholesky(P))
+        potrf, _ = _lapack(P.dtype)
+        # A lower triangle by rows is an upper one by columns, which is what LAPACK holds without a copy.
+        R, info = potrf(P.T, lower=0)
+        return _inverse_of_lower(R.T) if info == 0 else None
+    except np.linalg.LinAlgError:
+        return None
+
+
 def _inverse_of_lower(L: np.ndarray) -> np.ndarray:
-    """L^-1 of a lower triangle by halves, so that nearly all of the work is products of matrices."""
-    d = len(L)
-    if d <= 64:
+    if len(L) <= FEW:
         return np.linalg.inv(L)
-    h = d // 2
-    result = np.zeros_like(L)
-    result[:h, :h] = A = _inverse_of_lower(L[:h, :h])
-    result[h:, h:] = B = _inverse_of_lower(L[h:, h:])
-    result[h:, :h] = -(B @ (L[h:, :h] @ A))
-    return result
+    _, trtri = _lapack(L.dtype)
+    return trtri(L.T, lower=0)[0].T
+
+
+def _lapack(dtype: Any) -> Any:
+    from scipy.linalg import get_lapack_funcs  # SciPy comes with jax; a tenth of a second that narrow data save
+
+    return get_lapack_funcs(("potrf", "trtri"), dtype=dtype)
 
 
 def _condition(P: np.ndarray, M: np.ndarray) -> float:
@@ -177,17 +202,17 @@ def _condition(P: np.ndarray, M: np.ndarray) -> float:
     if len(P) <= 128:
         values = np.linalg.eigvalsh(P)
         return float(values[-1] / max(values[0], 1e-300))
-    return _largest(lambda v: P @ v, len(P)) * _largest(lambda v: M.T @ (M @ v), len(P))
+    return _largest(lambda v: P @ v, len(P), P.dtype) * _largest(lambda v: M.T @ (M @ v), len(P), P.dtype)
 
 
-def _largest(apply: Any, d: int, steps: int = 8) -> float:
+def _largest(apply: Any, d: int, dtype: Any = np.float64, steps: int = 8) -> float:
     """The largest eigenvalue of a positive matrix, from below: Golub and Van Loan, Matrix Computations, 10.1."""
     q = np.cos(np.arange(1.0, d + 1))  # no pattern that data have
     basis = np.zeros((steps, d))
     T = np.zeros((steps, steps))
     for i in range(steps):
         basis[i] = q / np.linalg.norm(q)
-        q = apply(basis[i])
+        q = apply(basis[i].astype(dtype))
         T[: i + 1, i] = T[i, : i + 1] = basis[: i + 1] @ q
         q = q - basis[: i + 1].T @ T[: i + 1, i]
     return float(np.linalg.eigvalsh(T)[-1])
@@ -213,8 +238,8 @@ def _refined(
     for _ in range(4):
         found = _blocks.residuals(rows, w / f.scale[:, None], beta, wide)
         g = (found.g - u[:, None] * (found.g0 / weight)) / f.scale[:, None] - f.penalty[:, None] * w
-        moved = f.M @ g.astype(np.float64)  # the step as it changes the predictions
-        step = f.M.T @ moved
+        moved = f.forward(g)  # the step as it changes the predictions
+        step = f.backward(moved)
         w = w + step
         if intercept:
             beta = beta + (found.g0 - u @ (step / f.scale[:, None])) / weight
@@ -225,7 +250,8 @@ def _refined(
     # |dw_j| <= reach_j |dr| for the rounding dr of the residual, and the rounding of the sums g.
     size = np.sqrt(found.noise)
     length = np.sqrt(found.rss).astype(np.float64)
-    sums = np.sqrt(np.square(f.reach * f.lengths / f.scale).sum())
+    about_c = np.sqrt(np.diagonal(G)[:d])  # lengths of the columns of X - c
+    sums = np.linalg.norm(f.reach / f.scale * about_c)
     off = f.reach[:, None] * (unit * ((4 + np.sqrt(d)) * size + (2 + np.sqrt(n) / 8) * sums * length))
     off = off + 4 * f.reach[:, None] * left
     w_out = (w / f.scale[:, None]).astype(np.float64)
@@ -273,10 +299,11 @@ def _refined(
     objective = rss + f.penalty @ np.square(w.astype(np.float64))
     w_bound = w_bound + np.abs(w_out) * (rounding - HALF_ULP)
     b_bound = b_bound + np.abs(b) * (rounding - HALF_ULP)
-    # The objective rises by ||A d||^2 for an error d = (dw, db): centred columns times dw, and a shift of all rows.
-    rise = f.lengths @ w_bound + (np.sqrt(weight) * (np.abs(c) @ w_bound + b_bound) if intercept else 0)
-    suboptimality = np.square(rise).sum()
-    trace = np.square(f.lengths).sum() + weight * (c @ c + 1)
+    # The objective rises by ||A d||^2 + l2 ||dw||^2 for an error d = (dw, db) and A = [X, 1].
+    lengths = about_c + np.sqrt(weight) * np.abs(c)
+    rise = lengths @ w_bound + np.sqrt(weight) * b_bound
+    suboptimality = np.square(rise).sum() + (f.penalty @ np.square(f.scale[:, None] * w_bound)).sum()
+    trace = lengths @ lengths + weight + np.max(f.penalty * f.scale**2)
     none = np.zeros(())
     return Solution(
         w=w_out,
@@ -293,6 +320,7 @@ def _refined(
         b_error=b_error,
         w_bound=w_bound,
         b_bound=b_bound,
+        lengths=lengths,
         inverse=none,
         projection=none,
         m=none,

@@ -94,7 +94,7 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
             variance = 1 / weight + (c / scale) @ spread - penalty @ np.square(spread)
             b_error = np.sqrt(max(variance, 0.0)) * deviation
     rise = lengths @ w_bound + np.sqrt(weight) * (np.abs(c) @ w_bound + b_bound if intercept else 0.0)
-    suboptimality = np.square(rise).sum()
+    suboptimality = np.square(rise).sum() + l2 * np.square(w_bound).sum()
     none = np.zeros(())
     return Solution(
         w=w_out,
@@ -105,12 +105,13 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
         digits=np.asarray(max(-np.log10(max(ratio, rounding)), 0.0) if weight > 0 else 0.0),
         objective=(rss + penalty @ np.square(w)).sum() if l2 > 0 else rss.sum(),
         suboptimality=suboptimality,
-        gradient_norm=2 * np.sqrt(suboptimality * (np.square(lengths).sum() + weight * (c @ c + 1))),
+        gradient_norm=2 * np.sqrt(suboptimality * (np.square(lengths).sum() + weight * (c @ c + 1) + l2)),
         deviation=deviation,
         w_error=w_error,
         b_error=b_error,
         w_bound=w_bound,
         b_bound=b_bound,
+        lengths=lengths + np.sqrt(weight) * np.abs(c),
         inverse=none,
         projection=none,
         m=none,

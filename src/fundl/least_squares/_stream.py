@@ -108,9 +108,7 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
         with np.errstate(all="ignore"):
             found = _exact.solve(M, wide_l2, **options)
             if held(dtype) != dtype:
-                own = M.s_scale * np.diagonal(M.gram[0])[: len(M.m)]
-                lengths = M.scale * np.sqrt(np.maximum(own, 0)) + np.abs(M.m) * np.sqrt(M.weight)
-                found = narrowed(found, lengths, M.weight, wide_l2, held(dtype))
+                found = narrowed(found, M.weight, wide_l2, held(dtype))
             return to_device(package(found, state.single, held(dtype)), dtype)
     return package(_exact.solve(M, penalty, **options), state.single, held(dtype))
 

@@ -185,10 +185,9 @@ def descend(
         theta, now, steps, before = theta + t * v, trial, steps + 1, delta
 
 
-def minimise(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
-    """First on a sample where there are many rows, then on all."""
+def minimise(rows: Rows, K: N, tol: float, max_steps: int, theta: N) -> Found | None:
+    """From theta: first on a sample where there are many rows, then on all."""
     n, d = len(rows.y), rows.X.shape[1]
-    theta = np.zeros((len(K), rows.k))
     if n * d * rows.k <= LITTLE or n < 20 * d * rows.k:
         found = descend(rows, 1.0, K, theta, rows, narrowed(rows), 1.0, tol, 0.0, max_steps)
     else:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fundl import _check, least_squares, logistic_regression, softmax_regression
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.sweep import _linear, _program
+from fundl.sweep import _linear, _program, _singly
 from fundl.sweep._ends import Ends, in_float64
 from fundl.sweep._inputs import Given, given
 from fundl.sweep._result import Scores, Sweep
@@ -79,6 +79,8 @@ def softmax(
     max_steps: int = 200,
 ) -> Sweep:
     """Softmax regression for every penalty and replicate: `softmax_regression.fit` in each lane, one after another.
+
+    Each starts from a lane that ends near by: concrete data from the next larger penalty, replicates from all rows.
 
     As `logistic`, with one target of k classes: y (n,) integers with num_classes, or (n, k) one-hot or soft; params
     w (m, r, 1, d, k) and b (m, r, 1, k). l2, l1, weights, folds, intercept, tol and max_steps as there.
@@ -164,6 +166,10 @@ def _convex(
         def run(singly: bool) -> tuple[Ends, Ends]:
             return _program.solve(data, limit.astype(data.X.dtype), max_steps, singly=singly, **static)
 
+        if concrete and not together and not sparse and jax.typeof(data.X).sharding.mesh.empty:
+            found = _singly.solve(data, limit, max_steps, link=link, intercept=bool(intercept))
+            if found is not None:
+                return found
         if not (concrete and together):
             return run(singly=True)
         # The program with the separate fits in it is compiled only when some lane needs one.
