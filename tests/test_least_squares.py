@@ -423,6 +423,24 @@ class ArrowBatch:
         return list(self.columns.values())[i]
 
 
+def test_arrow_tables_readers_and_batches():
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed; its interface is tested with a stand-in")
+    rng = np.random.default_rng(21)
+    X = rng.normal(size=(100, 2))
+    y = X @ [1.0, 2.0] + rng.normal(size=100)
+    table = pa.table({"a": X[:, 0], "b": X[:, 1], "y": y})
+    batches = table.to_batches(max_chunksize=30)
+    expected = flat(lr.fit(X, y).params)
+    for source in (table, batches, iter(batches), pa.RecordBatchReader.from_batches(table.schema, batches)):
+        found = ls.fit_batches(ls.from_arrow(source, target="y"))
+        np.testing.assert_allclose(flat(found.params), expected, rtol=1e-15)
+    with pytest.raises(TypeError, match="Column 'c' does not hold numbers"):
+        next(ls.from_arrow(table.append_column("c", pa.array(["x"] * 100)), target="y"))
+    holes = table.set_column(0, "a", pa.array([None, *X[1:, 0]]))
+    with pytest.raises(ValueError, match="X must be finite"):
+        ls.fit_batches(ls.from_arrow(holes, target="y"))
+
+
 def test_iterators_arrow_batches_and_memory_maps_give_the_fit_in_memory(tmp_path, monkeypatch):
     X, y, weights = hard("weights")
     expected = lr.fit(X, y, weights=weights)

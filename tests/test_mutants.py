@@ -107,18 +107,31 @@ def test_mutation_score_refuses_a_test_that_rejects_the_right_rule():
 # Survivors that compute the right gradient: the rule, the sites that are meant, and why. Those equal to the rule in
 # every bit at points chosen to tell them apart are set aside by themselves.
 OWN_EQUIVALENT = [
-    ("activations.softmax", r"(select_n 1|reduce_sum [23]|div 1|eq [23]): ",
+    (r".*\.(softmax|log_softmax|logsumexp|cross_entropy_with_logits)", r"eq [014]: comparison flipped",
+     "sum(e - top) + (sum(top) - 1) = sum(e) - 1 whatever top is"),
+    ("activations.(softmax|log_softmax|logsumexp)", r"exp 0: (sign|times)",
+     "p = e / sum(e) is unchanged when every e is multiplied by one number"),
+    ("activations.softmax", r"(select_n 1|reduce_sum [23]|div 1|eq [23]|sub 3): ",
      "they only change the constant taken from dy along the axis, and sum_l p_l = 1 cancels any constant"),
-    ("cross_entropy_with_logits (weights)", "eq 4: comparison flipped",
-     "sum(e - ones) + (sum(ones) - 1) = sum(e) - 1 whatever ones is"),
     ("norms.l2", r"(select_n (1[3-9]|2\d)|bitcast_convert_type \d|(add|sub|pow) \d+|mul ([5-9]|1[01])): times 1.01",
      "they only change the scale of u, and u / norm2(u) does not depend on it"),
-    ("from its output", r"input 0: NaN where abs\(x\) > 20", "the declared domain is (-5, 5)"),
+    ("losses.binary_cross_entropy_with_logits", r"mul 0: only the first operand kept",
+     "the other operand is 1 in the declared domain [0, 1] of y, and NaN outside"),
+    ("losses.binary_cross_entropy_with_logits", r"input 1: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
+     "outside the declared domain [0, 1] of y"),
+    (r"losses.(binary_)?cross_entropy( \(|$)", r"input [01]: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
+     "outside the declared domain [0, 1]"),
+    (r"losses.cross_entropy \(soft\)", r"mul 0: only the first|input 0: (NaN|outside the subdifferential) where x = 0",
+     "outside the declared domains, [0, 1] of y and [0.01, 0.99] of p"),
+    (r"losses.binary_cross_entropy \(soft\)",
+     r"mul 0: only the first|input 0: (NaN|outside the subdifferential) where x = 0|gt 1: comparison flipped",
+     "outside the declared domains, [0, 1] of y and [0.01, 0.99] of p; and log(1 - p) = log1p(-p), whichever is taken"),
+    (".* from its output", r"input 0: NaN where abs\(x\) > 20", "outside the declared domain (-5, 5)"),
 ]  # fmt: skip
 
 
 def known_equivalent(label, mutant):
-    return any(rule in label and re.match(sites, mutant.name) for rule, sites, _ in OWN_EQUIVALENT)
+    return any(re.match(rule, label) and re.match(sites, mutant.name) for rule, sites, _ in OWN_EQUIVALENT)
 
 
 def own_survivors(case, every, offset=0):

@@ -506,6 +506,20 @@ def test_a_mask_of_one_value_is_said_to_prove_nothing():
     assert not verify.check_rule(f, ignores, x, jnp.array([True, False, True])).ok
 
 
+def test_a_wrong_value_at_the_edge_of_the_domain_is_caught():
+    def f(x):
+        return jnp.where(x < 0, jnp.nan, 2 * x)
+
+    def wrong(dy, x):
+        return dy * jnp.where(x == 0, 5.0, 2.0)
+
+    x = jnp.array([0.0, 0.3, 0.8])
+    report = verify.check_rule(f, wrong, x, domain=(0.0, 1.0))
+    assert not report.ok
+    assert report.failures[0].expected / report.failures[0].given == pytest.approx(2 / 5)
+    assert verify.check_rule(f, lambda dy, x: 2 * dy, x, domain=(0.0, 1.0)).ok
+
+
 def test_an_option_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(TypeError, match="'tolerance' is no option of a check; there are domain, kink"):
         verify.check_rule(jnp.tanh, lambda dy, x: dy, 1.0, tolerance=1e-3)

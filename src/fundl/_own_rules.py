@@ -60,14 +60,15 @@ def _losses() -> list[Case]:
     labels, p, soft = jnp.array([2, 0, 1, 1, 2]), jax.nn.softmax(y_hat), jax.nn.softmax(y)
     weights = jnp.array([1.0, 0.0, 2.0, 0.5, 1.0])
     X, W, b = _normal(2, 5, 4), _normal(3, 4, 3), _normal(4, 3)
+    certain = p.at[:3:2].set(jnp.eye(3)[labels[:3:2]])  # the loss has a value where the right class has probability 1
     unit, inner = (0.0, 1.0), (0.01, 0.99)  # dL/dy = log(1 - p) - log p is infinite at p = 0 and 1, as L may be
     each: list[tuple[str, tuple[Any, ...], Any]] = [
         ("l1", (y_hat, y), None),
         ("mse", (y_hat, y), None),
         ("huber", (y_hat, y), None),
-        ("binary_cross_entropy", (p[:, 0], labels % 2), {"p": unit}),
+        ("binary_cross_entropy", (certain[:, 1], labels % 2), {"p": unit}),
         ("binary_cross_entropy_with_logits", (y_hat[:, 0], soft[:, 0]), {"y": unit}),
-        ("cross_entropy", (p, labels), {"p": unit}),
+        ("cross_entropy", (certain, labels), {"p": unit}),
         ("cross_entropy_with_logits", (y_hat, labels), None),
         ("linear_cross_entropy", (X, W, b, labels), None),
     ]

@@ -96,7 +96,7 @@ def _centred(
     A, share = X[some], None if s is None else s[some]
     m, my = _mean(A, share), _mean(Y[some], share)
     # Means within the spread cost less than a digit, which refinement gives back; a centre of 0 saves a copy of X.
-    near = s is None and np.all(m * m <= np.var(A, axis=0, dtype=np.float64))
+    near = s is None and X.size > SMALL and np.all(m * m <= np.var(A, axis=0, dtype=np.float64))
     rows = Rows(X, Y, s, np.zeros(d) if near else _rounded(m, X.dtype), _rounded(my, X.dtype))
     G = _blocks.gram(rows, intercept, dtype)
     u = G[-1, :-1] / weight

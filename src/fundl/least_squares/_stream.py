@@ -140,7 +140,7 @@ def from_arrow(
     source: record batches in an iterable (a reader, a dataset's `to_batches()`), or anything with `to_batches` or
     `__arrow_c_stream__` (tables, data frames; the latter imports pyarrow). target and weights name columns; columns
     those of X, all others by default. Nulls become NaN, which `fit_batches` refuses.
-    Errors: KeyError for a column that is not there.
+    Errors: KeyError for a column that is not there, TypeError for one that does not hold numbers.
 
     >>> class Batch:  # as pyarrow.RecordBatch
     ...     schema = type("Schema", (), {"names": ["x", "y"]})
@@ -161,17 +161,22 @@ def from_arrow(
         for name in needed:
             if name not in names:
                 raise KeyError(f"There is no column {name!r}; the columns are {names}.")
-        values = {name: _values(batch.column(names.index(name))) for name in needed}
+        values = {name: _values(name, batch.column(names.index(name))) for name in needed}
         X = np.stack([values[name] for name in chosen], axis=1)
         if len(X):
             yield (X, values[target]) if weights is None else (X, values[target], values[weights])
 
 
-def _values(column: Any) -> np.ndarray:
+def _values(name: str, column: Any) -> np.ndarray:
     """A column as numpy's floats, nulls as NaN."""
     to_numpy = getattr(column, "to_numpy", None)
     found = np.asarray(column if to_numpy is None else to_numpy(zero_copy_only=False))
-    return found if found.dtype.kind == "f" else found.astype(np.float64)
+    if found.dtype.kind == "f":
+        return found
+    try:
+        return found.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"Column {name!r} does not hold numbers; name the columns that do: columns=[...].") from None
 
 
 def _about(M: Moments, to: Moments) -> Moments:

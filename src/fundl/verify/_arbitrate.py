@@ -73,6 +73,12 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
             if len(report.reference) < 4 and not any(r.split(" at ")[0] == text.split(" at ")[0]
                                                      for r in report.reference):  # fmt: skip
                 report.reference.append(text)
+        elif v.kind == "edge":
+            near = 1e-2 * max(abs(v.low), abs(v.high))
+            if abs(t - v.value) <= near < abs(g - v.value) and abs(g - v.value) > faint[p, e]:
+                wrong.where.append((p, e))
+                wrong.truth.append(t)
+                wrong.kind.append("edge")
         elif v.kind == "kink":
             reach = v.slack + slack
             if not v.low - reach <= g <= v.high + reach or _contradicts(kink, g, v):

@@ -271,6 +271,8 @@ def _judge_text(bench: Bench, kind: str, autodiff: float, value: float) -> str:
         return "the gradients just beside the point"
     if kind == "tie":
         return "the slope along the tied entries"
+    if kind == "edge":
+        return "jax.vjp here and beside, where f has values"
     if bench.blackbox:
         return "differences of f"
     if kind == "not finite":

@@ -29,7 +29,7 @@ def flat(parts: Arrays) -> np.ndarray:
 
 @dataclass
 class Verdict:
-    """What the judges say of one entry: `smooth`, `kink` or `undecided`, and the values that are right."""
+    """What the judges say of one entry: `smooth`, `kink`, `edge` or `undecided`, and the values that are right."""
 
     kind: str
     value: float = np.nan
@@ -186,7 +186,17 @@ class Bench:
         value, error = value[:, 0], error[:, 0]
         near, moves = self.nearby(p, e, values_only or self.blackbox)
         top = self.leaf_max(self.gradients[p])[np.arange(len(p)), e]
-        return [_verdict(near[i], moves[i], float(value[i]), float(error[i]), float(top[i])) for i in range(len(where))]
+        edge = self._at_an_edge(p, e)
+        return [
+            _verdict(near[i], moves[i], float(value[i]), float(error[i]), float(top[i]), edge[i])
+            for i in range(len(where))
+        ]
+
+    def _at_an_edge(self, p: np.ndarray, e: np.ndarray) -> np.ndarray:
+        """Whether the entries are where their declared domain ends."""
+        ends = [self.domains.get(self.engine.arguments.differentiable[self.where(int(i))[0]]) for i in e]
+        x = self.entries()[p, e]
+        return np.array([isinstance(d, tuple) and v in d for d, v in zip(ends, x, strict=True)])
 
     def rounding(self, compute: Callable[..., Any], where: list[tuple[int, int]]) -> np.ndarray:
         """How far the rule's own value at each (point, entry) scatters when its inputs are rounded differently."""
@@ -235,8 +245,13 @@ class Bench:
     def nearby_all(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Every entry's gradient by autodiff at random points very near to p, and the moves: (W, S, entries) twice."""
         stacks, dys, moves = self._moved(p, 2.0**-26)
-        _, grads = self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)
-        return flat(grads).reshape(len(p), self.samples, -1), moves
+        values, grads = self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)
+        near = flat(grads).reshape(len(p), self.samples, -1)
+        outside = ~np.isfinite(flat(values)).all(axis=1).reshape(len(p), self.samples)
+        # Beyond the edge of the domain a gradient may be any number, where some of the points are within.
+        outside &= outside.mean(axis=1, keepdims=True) < 7 / 8
+        near[outside] = np.nan
+        return near, moves
 
     def _moved(self, p: np.ndarray, width: float) -> tuple[Arrays, Arrays, np.ndarray]:
         rng = np.random.default_rng(self.seed + 3)
@@ -249,6 +264,9 @@ class Bench:
             top = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0).reshape((-1,) + (1,) * (x.ndim - 1))
             scale = np.where(x == 0, np.where(top == 0, 1.0, top), np.abs(x))
             delta = scale * width * rng.uniform(0.3, 1.0, x.shape) * rng.choice([-1.0, 1.0], x.shape)
+            domain = self.domains.get(k)
+            if isinstance(domain, tuple):  # where a move would leave the domain it goes the other way
+                delta = np.where((x + delta < domain[0]) | (x + delta > domain[1]), -delta, delta)
             # The second half much nearer: there the gradients of a smooth function agree better, at a kink they do not.
             delta[np.arange(len(delta)) % self.samples >= self.samples // 2] /= 32
             stacks[k] = x + delta
@@ -256,8 +274,14 @@ class Bench:
         return stacks, dys, flat(moves).reshape(len(p), self.samples, -1)
 
 
-def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, top: float) -> Verdict:
+def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, top: float, edge: bool) -> Verdict:
     seen = np.isfinite(near)
+    edge |= seen.sum() <= 3 * len(near) // 4
+    if edge and seen.sum() >= len(near) // 8 and not np.isfinite(value):
+        # The domain ends here: only one side has values, and differences would need both.
+        low, high = float(near[seen].min()), float(near[seen].max())
+        if high - low <= 1e-3 * max(abs(low), abs(high)) + 1e-6 * top:
+            return Verdict("edge", float(near[seen].mean()), error, low, high)
     if seen.sum() < len(near) // 2:
         return Verdict("undecided", value, error)
     half = np.arange(len(near)) >= len(near) // 2
