@@ -367,3 +367,10 @@ def test_a_fit_that_is_not_finite_has_no_accuracy():
     found = sweep.logistic(np.arange(4.0)[:, None], [1, 0, 1, 1], l2=[np.inf, 1.0], folds=2)
     assert np.isnan(found.scores.accuracy[0]).all()
     assert np.isfinite(found.scores.accuracy[1]).all()
+
+
+@pytest.mark.parametrize("differentiate", [jax.grad, jax.jacfwd])
+def test_derivatives_of_a_sweep_are_refused(differentiate):
+    for fit in (sweep.logistic, sweep.linear):
+        with pytest.raises(TypeError, match="A sweep is not differentiated"):
+            differentiate(lambda l2, fit=fit: jnp.sum(fit(X, Y, l2=l2, folds=2).scores.loss))(jnp.array([1.0, 2.0]))

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,7 +46,21 @@ def given(
     if held is not None:
         mass = (s[:, None, :] > 0) & ~held[None]
         _check.refuse_where(lambda v: ~jnp.any(v, axis=2), "folds", mass, "must leave rows of weight > 0 to train on")
-    return Given(X, Y, s, held, *wide), sparse
+    return jax.tree.map(_without_derivative, Given(X, Y, s, held, *wide)), sparse
+
+
+@jax.custom_jvp
+def _without_derivative(x: Array) -> Array:
+    """x, whose derivative is refused: lanes that stop at different steps would give a wrong one."""
+    return x
+
+
+@_without_derivative.defjvp
+def _refused(primals: Any, tangents: Any) -> Any:
+    raise TypeError(
+        "A sweep is not differentiated. Differentiate the separate fits, which are: logistic_regression.fit, "
+        "softmax_regression.fit or linear_regression.fit, under jax.vmap for many."
+    )
 
 
 def _weights(weights: ArrayLike | None, n: int, dtype: Any) -> Array:
