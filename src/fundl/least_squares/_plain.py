@@ -37,10 +37,18 @@ class Factors(NamedTuple):
         return self.backward(self.forward(v))
 
     def forward(self, v: np.ndarray) -> np.ndarray:
-        return (self.M @ v.astype(self.M.dtype)).astype(np.float64)
+        return _times(self.M, v)
 
     def backward(self, v: np.ndarray) -> np.ndarray:
-        return (self.M.T @ v.astype(self.M.dtype)).astype(np.float64)
+        return _times(self.M.T, v)
+
+
+def _times(A: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """A v in the dtype of A, which v is brought into the range of, and in float64 again."""
+    if A.dtype == np.float64:
+        return A @ v.astype(np.float64)
+    size = np.abs(v).max() or 1.0
+    return (A @ (v / size).astype(A.dtype)) * np.float64(size)
 
 
 def attempt(

@@ -30,8 +30,7 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
     """The entries that are wrong, after arbitration; conventions and a wrong reference go to the report."""
     truth, allowed = bench.gradients, bench.tolerance(bench.gradients)
     wrong = Wrong()
-    with np.errstate(all="ignore"):
-        off = np.abs(given - truth) > allowed
+    off = np.abs(given - truth) > allowed
     finite_given, finite_truth = np.isfinite(given), np.isfinite(truth)
     decided = np.isfinite(bench.errors) if bench.blackbox else np.ones(given.shape, bool)
     bad = bench.ok[:, None] & finite_truth & ~finite_given & decided
@@ -45,10 +44,9 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
         wrong.truth.append(float(truth[p, e]))
         wrong.kind.append("not finite")
     suspect = bench.ok[:, None] & finite_given & (off | ~finite_truth) & decided
-    with np.errstate(all="ignore"):
-        size = np.abs(given - truth) / allowed
-        faint = FAINT * np.finfo(np.float64).eps * bench.usual()
-        minor = finite_truth & (np.abs(given - truth) <= faint)
+    size = np.abs(given - truth) / allowed
+    faint = FAINT * np.finfo(np.float64).eps * bench.usual()
+    minor = finite_truth & (np.abs(given - truth) <= faint)
     size = np.where(np.isfinite(size), size, 1.0)
     chosen = _choose(suspect & ~minor, size, bench) + _choose(suspect & minor, size, bench)[:4]
     # Where autodiff has no value there is none near by either: there the values of f must do.

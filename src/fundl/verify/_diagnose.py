@@ -194,14 +194,13 @@ def _cotangent_causes(
 
 def _common_factor(g: np.ndarray, t: np.ndarray, tolerance: float) -> float | None:
     """The one factor c with g = c t at every point, or None; only 1, and 1 over a size, are looked for."""
-    with np.errstate(all="ignore"):
-        top = np.abs(t).max()
-        if not np.isfinite(top) or top == 0:
-            return None
-        c = float(np.nansum(g * t) / np.nansum(t * t))
-        if c == 0 or not np.isfinite(c):
-            return None
-        rows = np.abs(g - c * t) <= tolerance * np.abs(c) * np.abs(t).max(axis=1, keepdims=True) + 1e-300
+    top = np.abs(t).max()
+    if not np.isfinite(top) or top == 0:
+        return None
+    c = float(np.nansum(g * t) / np.nansum(t * t))
+    if c == 0 or not np.isfinite(c):
+        return None
+    rows = np.abs(g - c * t) <= tolerance * np.abs(c) * np.abs(t).max(axis=1, keepdims=True) + 1e-300
     if not rows.all():
         return None
     return 1.0 if abs(c - 1) < tolerance else c
@@ -238,8 +237,7 @@ def _dependence_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> It
     given, truth = evidence.given[usual, mine], bench.gradients[usual, mine]
 
     def differs(x: np.ndarray, y: np.ndarray) -> bool:
-        with np.errstate(all="ignore"):
-            return bool(np.nanmax(np.abs(x - y), initial=0.0) > 1e-6 * np.nanmax(np.abs(y), initial=0.0))
+        return bool(np.nanmax(np.abs(x - y), initial=0.0) > 1e-6 * np.nanmax(np.abs(y), initial=0.0))
 
     if differs(evidence.rule(stacks, [2 * dy for dy in dys])[:, mine], 2 * given):
         yield "nonlinear", "not linear in the cotangent: twice dy does not give twice the gradient"
@@ -290,8 +288,7 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         right = bench.ok[:, None] & ~off
     else:
         # Errors of the size of those judged, not of rounding; and only where one of that size would show.
-        with np.errstate(all="ignore"):
-            relative = np.abs(given - truth) / (np.abs(truth) + 1e-9 * bench.leaf_max(bench.gradients)[:, a:b])
+        relative = np.abs(given - truth) / (np.abs(truth) + 1e-9 * bench.leaf_max(bench.gradients)[:, a:b])
         judged = [r for r in (relative[p, e - a] for p, e in where) if np.isfinite(r)]
         if not judged:
             return "region", "wrong where autodiff of f has no value itself"

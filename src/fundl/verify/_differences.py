@@ -29,33 +29,31 @@ def extrapolate(slopes: np.ndarray, noise: np.ndarray, h: np.ndarray) -> tuple[n
     the smallest steps is measured, and what it shows of rounding is used instead where it is larger.
     """
     value, _ = _romberg(slopes, noise)
-    with np.errstate(all="ignore"):
-        scatter = np.abs(slopes - value[..., None])[..., -_SCATTER:] * h[..., -_SCATTER:]
-        scatter = np.where(np.isfinite(scatter), scatter, 0.0).max(axis=-1)
-        value, error = _romberg(slopes, np.maximum(noise, 2 * scatter[..., None] / h))
-        # Far too large steps can agree on something that is not the derivative; the smallest then agree on another.
-        last = slopes[..., -_SCATTER:]
-        apart = np.abs(np.median(last, axis=-1) - value) - 3 * np.ptp(last, axis=-1)
-        return value, np.where(apart > 0, np.maximum(error, apart), error)
+    scatter = np.abs(slopes - value[..., None])[..., -_SCATTER:] * h[..., -_SCATTER:]
+    scatter = np.where(np.isfinite(scatter), scatter, 0.0).max(axis=-1)
+    value, error = _romberg(slopes, np.maximum(noise, 2 * scatter[..., None] / h))
+    # Far too large steps can agree on something that is not the derivative; the smallest then agree on another.
+    last = slopes[..., -_SCATTER:]
+    apart = np.abs(np.median(last, axis=-1) - value) - 3 * np.ptp(last, axis=-1)
+    return value, np.where(apart > 0, np.maximum(error, apart), error)
 
 
 def _romberg(slopes: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    with np.errstate(all="ignore"):
-        table = slopes
-        best, best_error = np.full(slopes.shape[:-1], np.nan), np.full(slopes.shape[:-1], np.inf)
-        for m in range(1, _COLUMNS):
-            nxt = table[..., 1:] + (table[..., 1:] - table[..., :-1]) / (4.0**m - 1)
-            noise = noise[..., 1:]
-            error = np.abs(nxt - table[..., 1:])
-            # Two successive entries must agree too: one small difference may be chance.
-            error[..., 1:] = np.maximum(error[..., 1:], np.abs(nxt[..., 1:] - nxt[..., :-1]))
-            error[..., :1] = np.inf
-            error = np.where(np.isfinite(nxt), error + 2 * noise, np.inf)
-            error = np.where(np.isfinite(error), error, np.inf)
-            at = np.argmin(error, axis=-1)[..., None]
-            value = np.take_along_axis(nxt, at, -1)[..., 0]
-            err = np.take_along_axis(error, at, -1)[..., 0]
-            better = err < best_error
-            best, best_error = np.where(better, value, best), np.where(better, err, best_error)
-            table = nxt
+    table = slopes
+    best, best_error = np.full(slopes.shape[:-1], np.nan), np.full(slopes.shape[:-1], np.inf)
+    for m in range(1, _COLUMNS):
+        nxt = table[..., 1:] + (table[..., 1:] - table[..., :-1]) / (4.0**m - 1)
+        noise = noise[..., 1:]
+        error = np.abs(nxt - table[..., 1:])
+        # Two successive entries must agree too: one small difference may be chance.
+        error[..., 1:] = np.maximum(error[..., 1:], np.abs(nxt[..., 1:] - nxt[..., :-1]))
+        error[..., :1] = np.inf
+        error = np.where(np.isfinite(nxt), error + 2 * noise, np.inf)
+        error = np.where(np.isfinite(error), error, np.inf)
+        at = np.argmin(error, axis=-1)[..., None]
+        value = np.take_along_axis(nxt, at, -1)[..., 0]
+        err = np.take_along_axis(error, at, -1)[..., 0]
+        better = err < best_error
+        best, best_error = np.where(better, value, best), np.where(better, err, best_error)
+        table = nxt
     return best, best_error

@@ -157,8 +157,7 @@ class Engine:
 
         entries = xp.repeat(where, steps.shape[1])
         if concrete:
-            with np.errstate(all="ignore"):
-                rows = [slope(pair) for pair in zip(entries, np.ravel(steps), strict=True)]
+            rows = [slope(pair) for pair in zip(entries, np.ravel(steps), strict=True)]
             return [np.reshape(np.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
         pairs = (entries, jnp.ravel(steps))

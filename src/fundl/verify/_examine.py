@@ -22,12 +22,14 @@ from fundl.verify._structure import check_structure
 
 __all__ = ["Examiner"]
 
+_quiet = np.errstate(all="ignore")  # points far out overflow on purpose, and their NaN and infinities are looked at
 _KINKS = ("left", "right", "average", "zero")
 
 
 class Examiner:
     """f and everything about it that does not depend on the rule, so that many rules can be checked against it."""
 
+    @_quiet
     def __init__(
         self,
         f: Callable[..., Any],
@@ -70,6 +72,7 @@ class Examiner:
         """Keep what is compiled for a rule that will be checked at many arguments; see `at`."""
         self._kept[id(backward)] = self.engine.rule(backward)
 
+    @_quiet
     def at(self, args: Sequence[Any], seed: int) -> Examiner:
         """The same examination around other arguments of the same shapes, without compiling anything again."""
         other = copy.copy(self)
@@ -147,6 +150,7 @@ class Examiner:
                     self._others.append((text, bench))
         return self._others
 
+    @_quiet
     def check(
         self, backward: Callable[..., Any], name: str = "", own_value: Callable[[list[Any]], list[Any]] | None = None
     ) -> Report:
@@ -196,8 +200,7 @@ class Examiner:
         own = flat(self.engine.run(own_value, own_value, stacks, np.float64, bench.chunk))
         plain = flat(bench.outputs)
         top = np.abs(np.where(np.isfinite(plain), plain, 0)).max(axis=1, initial=0.0, keepdims=True)
-        with np.errstate(all="ignore"):
-            off = bench.ok[:, None] & ~(np.abs(own - plain) <= 1e-11 * np.abs(plain) + 1e-12 * top)
+        off = bench.ok[:, None] & ~(np.abs(own - plain) <= 1e-11 * np.abs(plain) + 1e-12 * top)
         if off.any():
             p, e = (int(i) for i in np.argwhere(off)[0])
             report.failures.append(Failure(
@@ -270,10 +273,9 @@ class Examiner:
         )  # fmt: skip
 
     def _power(self, bench: Bench, report: Report) -> None:
-        with np.errstate(all="ignore"):
-            truth = bench.gradients
-            live = bench.ok[:, None] & (truth != 0) & np.isfinite(truth)
-            ratio = np.where(live, bench.tolerance(truth) / np.abs(truth), np.inf)
+        truth = bench.gradients
+        live = bench.ok[:, None] & (truth != 0) & np.isfinite(truth)
+        ratio = np.where(live, bench.tolerance(truth) / np.abs(truth), np.inf)
         smallest = ratio.min(axis=0, initial=np.inf)
         for k, (a, b) in zip(
             self.arguments.differentiable, zip(bench.offsets[:-1], bench.offsets[1:], strict=True), strict=True
@@ -286,8 +288,7 @@ class Examiner:
     def _explain(self, bench: Bench, given: np.ndarray, wrong: Wrong, compute: Callable[..., Any]) -> list[Failure]:
         if not wrong.where:
             return []
-        with np.errstate(all="ignore"):
-            off = bench.ok[:, None] & ~(np.abs(given - bench.gradients) <= bench.tolerance(bench.gradients))
+        off = bench.ok[:, None] & ~(np.abs(given - bench.gradients) <= bench.tolerance(bench.gradients))
         evidence = Evidence(self.engine, bench, given, off, compute)
         failures = []
         for leaf in sorted({bench.where(e)[0] for _, e in wrong.where}):

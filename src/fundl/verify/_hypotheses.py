@@ -128,8 +128,7 @@ def some_entries(cases: list[Case], few: bool) -> Iterator[tuple[str, str]]:
     if few and len(where) > max(1, union.size // 4) and not slices:
         return
     zero = all(not c.given[m].any() for c, m in zip(cases, masks, strict=True))
-    with np.errstate(all="ignore"):
-        ratios = np.concatenate([(c.given[m] / c.truth[m]).ravel() for c, m in zip(cases, masks, strict=True)])
+    ratios = np.concatenate([(c.given[m] / c.truth[m]).ravel() for c, m in zip(cases, masks, strict=True)])
     how = "given as 0"
     if not zero:
         same = ratios.size and np.isfinite(ratios).all() and np.ptp(ratios) <= 1e-5 * np.abs(ratios).max()
@@ -158,8 +157,7 @@ def _rounded_to(c: Case, dtype: type) -> bool:
     if not keep.any():
         return False
     relative = gap[keep] / np.abs(c.truth[keep])
-    with np.errstate(over="ignore"):
-        direct = c.truth.astype(dtype).astype(np.float64)
+    direct = c.truth.astype(dtype).astype(np.float64)
     if c.equal(c.given, direct):
         return True
     top = gap.max() / np.abs(c.truth).max()
@@ -231,16 +229,15 @@ def structural_causes(cases: list[Case]) -> Iterator[tuple[str, str]]:
             if all(c.equal(c.given, change(c.truth)) for c in cases):
                 yield "axis", text
                 return
-    with np.errstate(all="ignore"):
-        for name in cases[0].inputs:
-            for text, change in (
-                (f"a factor {name} is missing", lambda c, x: c.given * x),
-                (f"a factor {name} too many", lambda c, x: c.given / x),
-            ):
-                if all(c.inputs[name].shape == c.given.shape
-                       and c.equal(np.nan_to_num(change(c, c.inputs[name])), c.truth) for c in cases):  # fmt: skip
-                    yield "factor", text
-                    return
+    for name in cases[0].inputs:
+        for text, change in (
+            (f"a factor {name} is missing", lambda c, x: c.given * x),
+            (f"a factor {name} too many", lambda c, x: c.given / x),
+        ):
+            if all(c.inputs[name].shape == c.given.shape
+                   and c.equal(np.nan_to_num(change(c, c.inputs[name])), c.truth) for c in cases):  # fmt: skip
+                yield "factor", text
+                return
     for axis in range(ndim):
         gaps = [c.given - c.truth for c in cases]
         if cases[0].given.shape[axis] > 1 and all(
@@ -253,8 +250,7 @@ def structural_causes(cases: list[Case]) -> Iterator[tuple[str, str]]:
             for axis in range(ndim):
                 ratios = []
                 for c in cases:
-                    with np.errstate(all="ignore"):
-                        ratios.append((c.given - c.truth) / c.outputs[i])
+                    ratios.append((c.given - c.truth) / c.outputs[i])
                 if cases[0].given.shape[axis] > 1 and all(
                     np.isfinite(r).all() and np.ptp(r, axis=axis).max() <= 1e-6 * np.abs(r).max() for r in ratios
                 ):

@@ -92,8 +92,7 @@ class Bench:
 
     def value(self) -> np.ndarray:
         """The largest term of <dy, f> at each point, (P, 1): what can cancel in a gradient is about as large."""
-        with np.errstate(all="ignore"):
-            terms = [np.abs(dy * v).reshape(len(dy), -1) for dy, v in zip(self.dys, self.outputs, strict=True)]
+        terms = [np.abs(dy * v).reshape(len(dy), -1) for dy, v in zip(self.dys, self.outputs, strict=True)]
         finite = np.concatenate([np.where(np.isfinite(t), t, 0) for t in terms], axis=1)
         return finite.max(axis=1, keepdims=True, initial=0.0)
 
@@ -109,8 +108,7 @@ class Bench:
 
     def leaf_max(self, gradients: np.ndarray) -> np.ndarray:
         """The largest magnitude in each leaf, repeated for each of its entries: (P, entries)."""
-        with np.errstate(all="ignore"):
-            magnitude = np.where(np.isfinite(gradients), np.abs(gradients), 0)
+        magnitude = np.where(np.isfinite(gradients), np.abs(gradients), 0)
         tops = [
             magnitude[:, a:b].max(axis=1, initial=0) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)
         ]
@@ -135,9 +133,8 @@ class Bench:
         value = self.value()
         top = self.leaf_max(gradients)
         overall = top.max(axis=1, keepdims=True, initial=0.0)
-        with np.errstate(all="ignore"):
-            own = np.where(np.isfinite(gradients), np.abs(gradients), 0)
-            return eps * (5e4 * own + 5e3 * top * scale + 4 * (overall + value) * scale) + 8 * self.errors
+        own = np.where(np.isfinite(gradients), np.abs(gradients), 0)
+        return eps * (5e4 * own + 5e3 * top * scale + 4 * (overall + value) * scale) + 8 * self.errors
 
     def _by_differences(self, points: Points, dys: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """The gradient entry by entry from values of f alone; entries there is no room for are left undecided."""
@@ -210,8 +207,7 @@ class Bench:
         )
         out = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))
         mine = out[np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)].reshape(len(where), _SHAKEN)
-        with np.errstate(all="ignore"):
-            scatter = np.fmax.reduce(mine, axis=1) - np.fmin.reduce(mine, axis=1)
+        scatter = np.fmax.reduce(mine, axis=1) - np.fmin.reduce(mine, axis=1)
         return np.where(np.isfinite(scatter), scatter, 0.0)
 
     def nearby(self, p: np.ndarray, e: np.ndarray, values_only: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -224,10 +220,9 @@ class Bench:
             # For small arrays a step as often as there are levels, to run the program that is compiled already.
             many = np.repeat(h[..., None], LEVELS if self.size <= _SMALL else 1, axis=-1)
             near, noise = (v[:, 0, 0].reshape(len(p), -1) for v in self._slopes(stacks, dys, where, many))
-            with np.errstate(all="ignore"):
-                # Slopes lost in the rounding of f say nothing.
-                top = 0.01 * self.leaf_max(self.gradients[p])[np.arange(len(p)), e][:, None]
-                near = np.where(noise > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
+            # Slopes lost in the rounding of f say nothing.
+            top = 0.01 * self.leaf_max(self.gradients[p])[np.arange(len(p)), e][:, None]
+            near = np.where(noise > 0.02 * np.maximum(np.abs(near), top), np.nan, near)
         elif self.size > _LARGE:
             # Only the entry asked for comes back: whole gradients of large arrays would take the time.
             stacks, dys, moves = self._moved(p, 2.0**-26)

@@ -50,31 +50,30 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
         notes.append(f"not checked in float32: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return []
     shadow = in_dtype(stacks, dys, np.float64)
-    with np.errstate(all="ignore"):
-        moved, shaken = np.zeros(shadow.shape), np.zeros(shadow.shape)
-        for seed in range(2):
-            x, dy = _rounded(stacks, seed), _rounded(dys, 10 + seed)
-            moved = np.fmax(moved, np.abs(in_dtype(x, dy, np.float64) - shadow))
-            shaken = np.fmax(shaken, np.abs(in_dtype(_rounded(stacks, 20 + seed, 8.0), dys, np.float64) - shadow))
-        rival, rival_finite = np.zeros(shadow.shape), np.ones(shadow.shape, bool)
-        if auto is not None:
-            auto = flat(auto).astype(np.float64)
-            rival_finite = np.isfinite(auto)
-            rival = np.abs(auto - bench.gradients[p])
-        top = bench.leaf_max(shadow)
-        scale = np.maximum(1.0, bench.magnitude()[p])[:, None]
-        # What rounding f itself hides: terms as large as f may cancel inside its gradient.
-        value = bench.value()[p] * np.maximum(16, 4 * scale)
-        allowed = _EPS * value + _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
-        allowed += FAINT * _EPS * bench.usual()[p]
-        # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
-        allowed += 1e-37 * np.maximum(1.0, scale)
-        finite = np.all(np.isfinite(flat(values)), axis=1)[:, None] & np.isfinite(shadow) & rival_finite
-        # Where a few roundings of the inputs change the leaf's gradient by more than a part in a thousand, float32 has
-        # nothing to say (logits of 1e6, say); neither rule nor autodiff is to blame.
-        reach = np.maximum(top, 1e-30)
-        tame = (bench.leaf_max(np.maximum(shaken, rival)) <= 1e-3 * reach) | (top == 0) & (shaken == 0)
-        off = tame & finite & ~(np.abs(single - shadow) <= allowed) & (np.abs(shadow) < 1e30)
+    moved, shaken = np.zeros(shadow.shape), np.zeros(shadow.shape)
+    for seed in range(2):
+        x, dy = _rounded(stacks, seed), _rounded(dys, 10 + seed)
+        moved = np.fmax(moved, np.abs(in_dtype(x, dy, np.float64) - shadow))
+        shaken = np.fmax(shaken, np.abs(in_dtype(_rounded(stacks, 20 + seed, 8.0), dys, np.float64) - shadow))
+    rival, rival_finite = np.zeros(shadow.shape), np.ones(shadow.shape, bool)
+    if auto is not None:
+        auto = flat(auto).astype(np.float64)
+        rival_finite = np.isfinite(auto)
+        rival = np.abs(auto - bench.gradients[p])
+    top = bench.leaf_max(shadow)
+    scale = np.maximum(1.0, bench.magnitude()[p])[:, None]
+    # What rounding f itself hides: terms as large as f may cancel inside its gradient.
+    value = bench.value()[p] * np.maximum(16, 4 * scale)
+    allowed = _EPS * value + _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
+    allowed += FAINT * _EPS * bench.usual()[p]
+    # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
+    allowed += 1e-37 * np.maximum(1.0, scale)
+    finite = np.all(np.isfinite(flat(values)), axis=1)[:, None] & np.isfinite(shadow) & rival_finite
+    # Where a few roundings of the inputs change the leaf's gradient by more than a part in a thousand, float32 has
+    # nothing to say (logits of 1e6, say); neither rule nor autodiff is to blame.
+    reach = np.maximum(top, 1e-30)
+    tame = (bench.leaf_max(np.maximum(shaken, rival)) <= 1e-3 * reach) | (top == 0) & (shaken == 0)
+    off = tame & finite & ~(np.abs(single - shadow) <= allowed) & (np.abs(shadow) < 1e30)
     failures = []
     rows = np.flatnonzero(off.any(axis=1))
     if not rows.size:
@@ -89,8 +88,7 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
         where = np.argwhere(off[:, a:b])
         if not len(where):
             continue
-        with np.errstate(all="ignore"):
-            excess = np.abs(single - shadow) / allowed
+        excess = np.abs(single - shadow) / allowed
         excess = np.where(np.isnan(excess), np.inf, excess)
         i, e = max(where, key=lambda w: (w[0] < 4, excess[w[0], a + w[1]]))
         name, g, t = engine.arguments.leaves[k].name, float(single[i, a + e]), float(shadow[i, a + e])
@@ -128,8 +126,7 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
 
 def _relative(single: np.ndarray, shadow: np.ndarray, where: np.ndarray, a: int) -> float:
     at = (where[:, 0], where[:, 1] + a)
-    with np.errstate(all="ignore"):
-        return float(np.nanmedian(np.abs(single[at] - shadow[at]) / np.abs(shadow[at])))
+    return float(np.nanmedian(np.abs(single[at] - shadow[at]) / np.abs(shadow[at])))
 
 
 def _rounded(stacks: list[np.ndarray], seed: int, times: float = 1.0) -> list[np.ndarray]:
