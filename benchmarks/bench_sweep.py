@@ -167,7 +167,7 @@ def multinomial(repeats: int) -> Any:
 
         return run
 
-    calls = {"fundl": ours, "newton-cg": cv("newton-cg", 1e-6), "lbfgs": cv("lbfgs", 1e-6)}
+    calls = {"fundl": ours, "newton-cg": cv("newton-cg", 1e-9), "lbfgs": cv("lbfgs", 1e-9)}
     found = {who: call() for who, call in calls.items()}
     star = ours(0.0)
     f_star = np.asarray(star.certificate.objective)[:, :, 0]

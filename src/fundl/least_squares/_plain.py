@@ -19,7 +19,6 @@ SMALL = 20_000  # entries of X up to which everything is refined in longdouble
 MEDIUM = 1 << 21  # and up to which it is where float64 does not give 14 digits
 LONG = np.longdouble if np.finfo(np.longdouble).nmant >= 63 else np.float64
 HALF_ULP = 2.0**-53
-FEW = 64  # columns up to which NumPy's own factors do
 
 
 class Factors(NamedTuple):
@@ -147,8 +146,9 @@ def _from_gram(
     P /= scale[:, None]
     P.flat[:: d + 1] += penalty
     P = P.astype(dtype, copy=False)
-    M = _inverse_of_root(P)
-    if M is None:
+    try:
+        M = _inverse_of_lower(np.linalg.cholesky(P))
+    except np.linalg.LinAlgError:
         return None
     root = np.sqrt(np.diagonal(P))
     squared = _condition(P / root[:, None] / root, M * root)
@@ -179,30 +179,25 @@ def _scaled(M: np.ndarray, root: np.ndarray) -> Any:
     return lambda v: root * (M.T @ (M @ (root * v)))
 
 
-def _inverse_of_root(P: np.ndarray) -> np.ndarray | None:
-    """L^-1 for P = L L^T, or None where P is not positive to rounding."""
-    try:
-        if len(P) <= FEW:
-            return np.linalg.inv(np.linalg.cholesky(P))
-        potrf, _ = _lapack(P.dtype)
-        # A lower triangle by rows is an upper one by columns, which is what LAPACK holds without a copy.
-        R, info = potrf(P.T, lower=0)
-        return _inverse_of_lower(R.T) if info == 0 else None
-    except np.linalg.LinAlgError:
-        return None
-
-
 def _inverse_of_lower(L: np.ndarray) -> np.ndarray:
-    if len(L) <= FEW:
-        return np.linalg.inv(L)
-    _, trtri = _lapack(L.dtype)
-    return trtri(L.T, lower=0)[0].T
+    """L^-1 of a lower triangle by halves, so that nearly all of the work is products of matrices.
 
+    SciPy's trtri is no faster, and its threads compete with those of NumPy's products.
+    """
 
-def _lapack(dtype: Any) -> Any:
-    from scipy.linalg import get_lapack_funcs  # SciPy comes with jax; a tenth of a second that narrow data save
+    def into(R: np.ndarray, L: np.ndarray) -> None:
+        h = len(L) // 2
+        if h <= 16:
+            R[:] = np.linalg.inv(L)
+            return
+        into(R[:h, :h], L[:h, :h])
+        into(R[h:, h:], L[h:, h:])
+        np.matmul(R[h:, h:], L[h:, :h] @ R[:h, :h], out=R[h:, :h])
+        np.negative(R[h:, :h], out=R[h:, :h])
 
-    return get_lapack_funcs(("potrf", "trtri"), dtype=dtype)
+    result = np.zeros_like(L)
+    into(result, L)
+    return result
 
 
 def _condition(P: np.ndarray, M: np.ndarray) -> float:
