@@ -119,6 +119,8 @@ OWN_EQUIVALENT = [
      "the other operand is 1 in the declared domain [0, 1] of y, and NaN outside"),
     ("losses.binary_cross_entropy_with_logits", r"input 1: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
      "outside the declared domain [0, 1] of y"),
+    (r"losses.cross_entropy_with_logits \(s", r"mul [02]: only the first|input 1: (1.1 times where x < -3|NaN where abs)",
+     "the other operand is 1 in the declared domain [0, 1] of y, and nothing is asked outside"),
     (r"losses.(binary_)?cross_entropy( \(|$)", r"input [01]: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
      "outside the declared domain [0, 1]"),
     (r"losses.cross_entropy \(soft\)", r"mul 0: only the first|input 0: (NaN|outside the subdifferential) where x = 0",

@@ -520,6 +520,40 @@ def test_a_wrong_value_at_the_edge_of_the_domain_is_caught():
     assert verify.check_rule(f, lambda dy, x: 2 * dy, x, domain=(0.0, 1.0)).ok
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-5, 1e-7, 1e-12])
+@pytest.mark.parametrize(
+    ("f", "wrong"),
+    [
+        (jnp.log, lambda dy, p: 2 * dy / p),
+        (jnp.sqrt, lambda dy, p: dy / jnp.sqrt(p)),
+        (jnp.reciprocal, lambda dy, p: -2 * dy / p**2),
+        (jnp.log, lambda dy, p: dy / jnp.maximum(p, 3e-4)),
+    ],
+)
+def test_small_arguments_next_to_where_f_has_no_value(f, wrong, scale):
+    assert not verify.check_rule(f, wrong, scale * jnp.array([1.0, 2.0]), domain="fixed").ok
+
+
+def test_a_clamp_far_below_the_arguments_is_caught():
+    p = jnp.array([0.2, 0.5, 0.9])
+    for clamp in (1e-5, 1e-6):
+        assert not verify.check_rule(jnp.log, lambda dy, p, c=clamp: dy / jnp.maximum(p, c), p, domain=(0.0, 1.0)).ok
+    assert verify.check_rule(jnp.log, lambda dy, p: dy / p, p, domain=(0.0, 1.0)).ok
+
+
+def test_a_steep_edge_and_a_domain_that_is_none():
+    p = jnp.array([0.0, 0.5])
+
+    def f(p):
+        return p**1.5
+
+    assert verify.check_rule(f, lambda dy, p: 1.5 * dy * jnp.sqrt(p), p, domain=(0.0, 1.0)).ok
+    bad = verify.check_rule(f, lambda dy, p: jnp.where(p == 0, -5 * dy, 1.5 * dy * jnp.sqrt(p)), p, domain=(0.0, 1.0))
+    assert not bad.ok
+    with pytest.raises(ValueError, match="low < high"):
+        verify.check_rule(f, lambda dy, p: 1.5 * dy * jnp.sqrt(p), p, domain=(1.0, 0.0))
+
+
 def test_an_option_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(TypeError, match="'tolerance' is no option of a check; there are domain, kink"):
         verify.check_rule(jnp.tanh, lambda dy, x: dy, 1.0, tolerance=1e-3)

@@ -72,8 +72,9 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
                                                      for r in report.reference):  # fmt: skip
                 report.reference.append(text)
         elif v.kind == "edge":
-            near = 1e-2 * max(abs(v.low), abs(v.high))
-            if abs(t - v.value) <= near < abs(g - v.value) and abs(g - v.value) > faint[p, e]:
+            # Autodiff must follow from the gradients beside the point, which may still vary, and the rule must not.
+            width, size = v.high - v.low, 1e-2 * max(abs(v.low), abs(v.high))
+            if abs(t - v.value) <= 2 * width + size and abs(g - v.value) > 10 * width + size + faint[p, e]:
                 wrong.where.append((p, e))
                 wrong.truth.append(t)
                 wrong.kind.append("edge")

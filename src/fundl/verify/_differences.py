@@ -11,12 +11,12 @@ _COLUMNS = 5
 _SCATTER = 6
 
 
-def steps(x: np.ndarray, levels: int = LEVELS) -> np.ndarray:
-    """Step sizes for entries of value x, halving from the scale of the entry: (E,) -> (E, levels).
+def steps(x: np.ndarray, levels: int = LEVELS, least: float = 1.0) -> np.ndarray:
+    """Step sizes for entries of value x, halving from the larger of abs(x) and least: (E,) -> (E, levels).
 
     Powers of two, so that x + h and x - h are as exact as they can be.
     """
-    scale = 2.0 ** np.floor(np.log2(np.maximum(np.abs(x), 1.0)))
+    scale = 2.0 ** np.floor(np.log2(np.maximum(np.abs(x), least)))
     return scale[..., None] * 2.0 ** -np.arange(1, levels + 1)
 
 

@@ -277,6 +277,8 @@ class Examiner:
         live = bench.ok[:, None] & (truth != 0) & np.isfinite(truth)
         ratio = np.where(live, bench.tolerance(truth) / np.abs(truth), np.inf)
         smallest = ratio.min(axis=0, initial=np.inf)
+        if bench.blackbox and not (judged := np.isfinite(bench.errors).any(axis=0)).all():
+            report.notes.append(f"differences judged {judged.sum()} of {judged.size} entries, which power speaks of")
         for k, (a, b) in zip(
             self.arguments.differentiable, zip(bench.offsets[:-1], bench.offsets[1:], strict=True), strict=True
         ):

@@ -148,10 +148,12 @@ class Bench:
         value[:, which], error[:, which] = self.central(points.stacks, dys, where)
         return value, error
 
-    def central(self, stacks: Arrays, dys: Arrays, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def central(
+        self, stacks: Arrays, dys: Arrays, where: np.ndarray, least: float = 1.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Differences of <dy, f> along the entries `where` (P, E) of each point, and their errors."""
         x = np.take_along_axis(flat([stacks[k] for k in self.engine.arguments.differentiable]), where, axis=1)
-        h = steps(x)
+        h = steps(x, least=least)
         slopes, noise = self._slopes(stacks, dys, where, h)
         return extrapolate(slopes, noise, h)
 
@@ -181,6 +183,16 @@ class Bench:
         stacks, dys = self.pick(self.points.stacks, p), self.pick(self.dys, p)
         value, error = self.central(stacks, dys, e[:, None])
         value, error = value[:, 0], error[:, 0]
+        # Small entries next to a pole, or to where f has no value: steps of their own size stay on their side.
+        x = np.abs(self.entries()[p, e])
+        small = np.flatnonzero((x > 0) & (x < np.where(error <= 1e-3 * np.abs(value), 2.0**-16, 1.0)))
+        if small.size:
+            again = self.central(self.pick(stacks, small), self.pick(dys, small), e[small][:, None], least=1e-280)
+            near, off = again[0][:, 0], again[1][:, 0]
+            better = np.isfinite(near) & ~(
+                off * np.abs(value[small]) >= error[small] * np.abs(near)
+            )  # relative to what each finds
+            value[small[better]], error[small[better]] = near[better], off[better]
         near, moves = self.nearby(p, e, values_only or self.blackbox)
         top = self.leaf_max(self.gradients[p])[np.arange(len(p)), e]
         edge = self._at_an_edge(p, e)
@@ -274,9 +286,7 @@ def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, to
     edge |= seen.sum() <= 3 * len(near) // 4
     if edge and seen.sum() >= len(near) // 8 and not np.isfinite(value):
         # The domain ends here: only one side has values, and differences would need both.
-        low, high = float(near[seen].min()), float(near[seen].max())
-        if high - low <= 1e-3 * max(abs(low), abs(high)) + 1e-6 * top:
-            return Verdict("edge", float(near[seen].mean()), error, low, high)
+        return Verdict("edge", float(near[seen].mean()), error, float(near[seen].min()), float(near[seen].max()))
     if seen.sum() < len(near) // 2:
         return Verdict("undecided", value, error)
     half = np.arange(len(near)) >= len(near) // 2

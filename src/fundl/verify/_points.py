@@ -45,6 +45,8 @@ def project(domain: Domain | None, x: np.ndarray, base: np.ndarray) -> np.ndarra
         domain = (2.0**-10, 1 - 2.0**-10)
     if isinstance(domain, tuple) and len(domain) == 2:
         lo, hi = domain
+        if not lo < hi:
+            raise ValueError(f"domain must be a pair (low, high) with low < high; got {domain}.")
         if np.isinf(hi) and np.isfinite(lo):
             return np.where(x > lo, x, lo + np.abs(x - lo))
         if np.isinf(lo) and np.isfinite(hi):
