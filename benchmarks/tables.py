@@ -83,8 +83,8 @@ def examiner(found: dict[str, Any]) -> str:
         large = [r["one entry 1 percent caught"] for r in found["sizes"] if r["n"] == 1_000_000]
         slowest = max(r["seconds without compiling"] for r in found["sizes"] if r["n"] <= 100_000)
         more.append(
-            f"One entry of a million wrong by 1 % is caught in {sum(large)} of {len(large)} cases; a check of a function that jax can trace, of up to "
-            f"100,000 entries takes at most {slowest:.2f} s beyond compilation."
+            f"One entry of a million wrong by 1 % is caught in {sum(large)} of {len(large)} cases; a check of up to "
+            f"100,000 entries takes at most {slowest:.2f} s beyond compilation, where jax can trace the function."
         )
     lines += ["", " ".join(more)]
     return "\n".join(lines)
