@@ -121,6 +121,8 @@ OWN_EQUIVALENT = [
      "outside the declared domain [0, 1] of y"),
     (r"losses.cross_entropy_with_logits \(soft", r"mul 0: only the first|input 1: (1.1 times|NaN where abs)",
      "the other operand is 1 in the declared domain [0, 1] of y, and nothing is asked outside"),
+    (r"losses.cross_entropy_with_logits \(smoothed", "mul 2: only the first",
+     "the other operand is 1 for the labels 0..k-1, and NaN for others, which are not given"),
     ("leaky_relu from its output", "mul 0: div in its place", "only the sign of the output is used"),
     ("sigmoid from its output", r"(gt [01]|select_n [01]|neg 0): ",
      "a (1 - a) is unchanged where a becomes 1 - a"),
