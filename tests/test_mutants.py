@@ -107,7 +107,8 @@ def test_mutation_score_refuses_a_test_that_rejects_the_right_rule():
 # Survivors that compute the right gradient: the rule, the sites that are meant, and why. Those equal to the rule in
 # every bit at points chosen to tell them apart are set aside by themselves.
 OWN_EQUIVALENT = [
-    (r".*\.(softmax|log_softmax|logsumexp|cross_entropy_with_logits)|softmax_regression", r"eq [014]: comparison flipped",
+    (r".*\.(softmax|log_softmax|logsumexp|cross_entropy_with_logits)|softmax_regression",
+     r"eq [014]: comparison flipped",
      "sum(e - top) + (sum(top) - 1) = sum(e) - 1 whatever top is"),
     ("activations.(softmax|log_softmax|logsumexp)", r"exp 0: (sign|times)",
      "p = e / sum(e) is unchanged when every e is multiplied by one number"),
