@@ -184,6 +184,22 @@ def test_first_wrong_row_names_the_mutated_operation(where: int, mutation: str, 
     assert f"the backward of mutant {where} is wrong" in str(book)
 
 
+def test_two_parts_in_a_hundred_thousand_are_seen_in_float32():
+    net = _chain(2, "tanh", "mse", "input")
+    params, (X, y) = _params(6, 4, 5, 3, dtype="float32"), _data(8, 4, 3, "mse", "float32")
+    right = net.steps[2].backward
+
+    def broken(*args):
+        dX, dW, db = right(*args)
+        return dX * (1 + 2e-5), dW, db
+
+    steps = (*net.steps[:2], dataclasses.replace(net.steps[2], backward=broken))
+    assert backprop.ledger(net, params, X, y).ok
+    book = backprop.ledger(backprop.Chain(steps, net.loss), params, X, y)
+    assert book.first_wrong is not None, str(book)
+    assert book.first_wrong.operation == net.steps[2].name
+
+
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_wrong_gradient_of_a_parameter_is_found_where_it_is(which: int):
     net = _chain(2, "tanh", "mse")

@@ -136,7 +136,6 @@ def _transformed(
         text = (str(error).strip().splitlines() or [""])[0]
         return [Failure("the rule", "raises", f"under jit or vmap raises {type(error).__name__}: {text}")]
     noise = 1e3 * max(_eps(d) * float(np.abs(to_numpy(d)).max(initial=0.0)) for d in dys)
-    # inf - inf
     scatter = [np.nan_to_num(np.ptp(to_numpy(g).astype(np.float64), axis=0)).max(initial=0.0) for g in mapped]
     why = "a sum or a shape includes the mapped axis, or a value was fixed when it was traced"
     failures = _same(engine, found, [g[0] for g in mapped], 1e3, "transforms", "another answer under jit and vmap",
