@@ -5,7 +5,7 @@ Narrow blocks run on as many threads as there are processors; wide ones leave th
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -37,36 +37,40 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
     n, d = rows.X.shape
     k = rows.Y.shape[1]
     p = d + k + intercept
-    c, cy = rows.c.astype(dtype), rows.cy.astype(dtype)
+    cy = rows.cy.astype(dtype)
 
     def part(given: list[slice]) -> np.ndarray:
-        total = np.zeros((p, p))
-        room = np.empty((given[0].stop - given[0].start, p), dtype)
-        for at in given:
-            Z = room[: at.stop - at.start]
-            np.subtract(rows.X[at], c, out=Z[:, :d], dtype=dtype, casting="same_kind")
-            np.subtract(rows.Y[at], cy, out=Z[:, d : d + k], dtype=dtype, casting="same_kind")
-            if intercept:
-                Z[:, d + k] = 1
-            if rows.s is not None:
-                Z *= np.sqrt(rows.s[at]).astype(dtype)[:, None]
-            total += Z.T @ Z  # numpy hands this to syrk: half the work
-        return total
-
-    def part_in_place(given: list[slice]) -> np.ndarray:
         total, product = np.zeros((p, p)), np.empty((d, d), dtype)
-        for at in given:
-            A = rows.X[at]
+        for at, A in _centred(rows, given, dtype, own=rows.s is not None):
             V = np.ones((len(A), p - d), dtype)
-            V[:, :k] = rows.Y[at] - cy
-            total[:d, :d] += np.matmul(A.T, A, out=product)
+            np.subtract(rows.Y[at], cy, out=V[:, :k], dtype=dtype, casting="same_kind")
+            if rows.s is not None:
+                root = np.sqrt(rows.s[at]).astype(dtype)[:, None]
+                A *= root
+                V *= root
+            total[:d, :d] += np.matmul(A.T, A, out=product)  # numpy hands this to syrk: half the work
             total[:d, d:] += A.T @ V
             total[d:, d:] += V.T @ V
         total[d:, :d] = total[:d, d:].T
         return total
 
-    as_given = rows.s is None and rows.X.dtype == dtype and not rows.c.any()  # nothing to take from a row: no copy
-    return shared(part_in_place if as_given else part, blocks(n, p), threads=p <= NARROW and n * p >= WORTH_IT)
+    return shared(part, blocks(n, p), threads=p <= NARROW and n * p >= WORTH_IT)
+
+
+def _centred(rows: Rows, given: list[slice], dtype: Any, *, own: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
+    """X - c in `dtype`, block by block: X itself where that changes nothing, unless it is to be changed (own)."""
+    c = rows.c.astype(dtype)
+    moved = bool(c.any())
+    copied = own or moved or rows.X.dtype != dtype
+    room = np.empty((given[0].stop - given[0].start if copied else 0, rows.X.shape[1]), dtype)
+    for at in given:
+        A = rows.X[at]
+        if copied:
+            room[: len(A)] = A
+            A = room[: len(A)]
+        if moved:
+            A -= c
+        yield at, A
 
 
 class Residuals(NamedTuple):
@@ -82,19 +86,11 @@ def residuals(rows: Rows, slope: np.ndarray, beta: np.ndarray, dtype: Any) -> Re
     """One pass over the data in `dtype`."""
     n, d = rows.X.shape
     k = rows.Y.shape[1]
-    c = rows.c.astype(dtype) if rows.c.any() else dtype(0)
-    as_given = rows.X.dtype == dtype and not rows.c.any()
 
     def part(given: list[slice]) -> Residuals:
         g, g0, rss = np.zeros((d, k), dtype), np.zeros(k, dtype), np.zeros(k, dtype)
         noise = np.zeros(k)
-        room = np.empty((0 if as_given else given[0].stop - given[0].start, d), dtype)
-        for at in given:
-            A = rows.X[at]
-            if not as_given:
-                room[: len(A)] = A
-                A = room[: len(A)]
-                A -= c
+        for at, A in _centred(rows, given, dtype):
             moved = A @ slope
             moved += beta
             r = rows.Y[at] - rows.cy.astype(dtype)
