@@ -10,6 +10,7 @@ import numpy as np
 
 from fundl import losses
 from fundl._precise import matmul
+from fundl._result import Fit
 from fundl._types import Array
 from fundl.sweep._inputs import Given
 
@@ -28,6 +29,15 @@ class Ends(NamedTuple):
     b_direction: Array
     loss: Array
     accuracy: Array
+
+
+def end_of(fit: Fit, scored: tuple[Array, Array]) -> Ends:
+    """The end of one lane that was fitted by itself."""
+    proof, direction = fit.certificate, fit.certificate.direction
+    return Ends(
+        fit.params.w, fit.params.b, proof.objective, proof.gradient_norm, proof.suboptimality, proof.steps, fit.code,
+        direction.w, direction.b, *scored,
+    )  # fmt: skip
 
 
 class Rows(NamedTuple):

@@ -12,7 +12,7 @@ from fundl._result import Status
 from fundl._types import Array
 from fundl.newton._design import shift_and_scale, standardise
 from fundl.sweep import _lanes
-from fundl.sweep._ends import Ends, Rows, clean, lanes, rows_of, scores
+from fundl.sweep._ends import Ends, Rows, clean, end_of, lanes, rows_of, scores
 from fundl.sweep._inputs import Given
 
 CHUNK = 128  # lanes that step together
@@ -58,13 +58,8 @@ def solve(
             X, y, link=link, l2=given.l2[p[lane]], l1=l1, weights=s, intercept=intercept, method="auto", tol=tol,
             max_steps=max_steps,  # type: ignore[bad-argument-type]
         )  # fmt: skip
-        proof = fit.certificate
-        w, b, direction = fit.params.w, fit.params.b, proof.direction
-        end = Ends(
-            w, b, proof.objective, proof.gradient_norm, proof.suboptimality, proof.steps, fit.code, direction.w,
-            direction.b, *scores(link, X, y[:, 0] if link == "sigmoid" else y, w, b, q),
-        )  # fmt: skip
-        return jax.tree.map(lambda all, v: all.at[lane].set(v), ends, end)
+        scored = scores(link, X, y[:, 0] if link == "sigmoid" else y, fit.params.w, fit.params.b, q)
+        return jax.tree.map(lambda all, v: all.at[lane].set(v), ends, end_of(fit, scored))
 
     if singly:
         ends = jax.lax.fori_loop(0, count, one, ends)
