@@ -402,3 +402,5 @@ EQUIVALENT["elu", "min 0: only the first operand kept"] = "it differs only where
 for _what in ("1.1 times where x < -3", "NaN where abs(x) > 20"):
     EQUIVALENT["bce", f"input 1: {_what}"] = "y is in [0, 1], the declared domain"
 EQUIVALENT["gram", "dot_general 0: operand 1 transposed"] = "dG + dG^T is its own transpose"
+for _j in (0, 1):
+    EQUIVALENT["convolution", f"scatter-add {_j}: last entry zeroed"] = "the window of w_j ends before the last entry"
