@@ -11,7 +11,8 @@ from fundl import datasets, newton
 from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
-from fundl.newton import _passes
+from fundl._types import Linear
+from fundl.newton import _conjugate, _passes
 from test_logistic_regression import digits_right, optimum
 from test_newton import problems, value
 
@@ -216,3 +217,41 @@ def test_rows_on_disk_are_read_a_few_times_and_never_held(tmp_path, monkeypatch)
     assert peak < 0.75 * X.nbytes  # logits and labels are held, (n,) each, and the sample
     assert len(reads) <= 9
     np.testing.assert_allclose(found.params.w, concrete(X, y).params.w, rtol=1e-4)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(intercept, monkeypatch):
+    n, d, k = 600, 60, 8
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(n, d)) + rng.normal(size=(n, 1))
+    y = np.argmax(X[:, :k] - 1 + rng.gumbel(size=(n, k)), axis=1)
+    X[:, 1] = 1e3 * (X[:, 1] + 7)
+    s = np.ones(n)
+    s[::5] = 0.0  # a fold: other means and spreads, and so other coordinates
+    options = {"intercept": intercept, "k": k}
+    whole = concrete(X, y, l2=0.5, **options)
+    start = newton.inverse_hessian(whole.params, X, y, l2=0.5, weights=None, **options)
+    assert start.inverse is not None
+    products = []
+    times = _conjugate.Model.times
+    monkeypatch.setattr(_conjugate.Model, "times", lambda *a: products.append(1) or times(*a))
+    found = {}
+    for name, near in (("parameters", newton.Start(whole.params)), ("both", start)):
+        products.clear()
+        fit = concrete(X, y, l2=0.3, weights=s, start=near, **options)
+        found[name] = fit, len(products)
+    (plain, many), (quick, few) = found["parameters"], found["both"]
+    assert few < 0.6 * many
+    f = [exact_value(X, y, 0.3, fit.params, s) for fit in (plain, quick)]
+    bounds = [float(fit.certificate.suboptimality) for fit in (plain, quick)]
+    assert abs(f[0] - f[1]) <= max(bounds) <= 1e-8 * f[0]
+    np.testing.assert_allclose(quick.params.w, plain.params.w, atol=1e-11 * np.abs(plain.params.w).max())
+
+
+def test_an_inverse_hessian_that_does_not_exist_is_left_out():
+    X, y = made(60, 3, 3)
+    nowhere = Linear(np.full((3, 3), np.nan), np.full(3, np.nan))
+    found = newton.inverse_hessian(nowhere, X, y, k=3, l2=1.0, weights=None, intercept=True)
+    assert found.inverse is None
+    one = newton.inverse_hessian(Linear(np.zeros(3), 0.0), X, 1.0 * (y > 0), k=1, l2=1.0, weights=None, intercept=True)
+    assert one.inverse is None

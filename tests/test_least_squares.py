@@ -13,6 +13,7 @@ import pytest
 
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
+from fundl._precise import inverse_of_lower
 from fundl._result import FitError, Status
 from fundl.least_squares import _gram, _plain, _spectral, _words
 
@@ -554,7 +555,7 @@ def test_triangles_and_conditions_of_large_matrices():
     rng = np.random.default_rng(19)
     A = rng.normal(size=(900, 300))
     L = np.linalg.cholesky(A.T @ A)
-    M = _plain._inverse_of_lower(L)
+    M = inverse_of_lower(L)
     np.testing.assert_allclose(M @ L, np.eye(300), atol=1e-13)
     expected = np.linalg.cond(L) ** 2
     assert 0.5 * expected < _plain._condition(L @ L.T, M) < 1.001 * expected

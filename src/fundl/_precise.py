@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fundl._types import Array
 
 __all__ = [
-    "accumulated_in", "exp_minus_abs", "exp_shifted", "inner", "log_1_minus", "matmul", "rows_dot", "safe_divide",
-    "sigmoid", "sigmoid_factors", "softplus", "sum_of_others",
+    "accumulated_in", "exp_minus_abs", "exp_shifted", "inner", "inverse_of_lower", "log_1_minus", "matmul", "rows_dot",
+    "safe_divide", "sigmoid", "sigmoid_factors", "softplus", "sum_of_others",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -132,3 +133,24 @@ def sum_of_others(t: Array, d: Array, axis: int = -1) -> Array:
     top = jnp.where(d == 0, t, jnp.zeros_like(t))
     rest = jnp.where(d == 0, jnp.zeros_like(t), t)
     return (jnp.sum(top, axis, keepdims=True) - top) + (jnp.sum(rest, axis, keepdims=True) - rest)
+
+
+def inverse_of_lower(L: np.ndarray) -> np.ndarray:
+    """L^-1 of a lower triangle by halves, so that nearly all of the work is products of matrices.
+
+    SciPy's trtri is no faster, and its threads compete with those of NumPy's products.
+    """
+
+    def into(R: np.ndarray, L: np.ndarray) -> None:
+        h = len(L) // 2
+        if h <= 16:
+            R[:] = np.linalg.inv(L)
+            return
+        into(R[:h, :h], L[:h, :h])
+        into(R[h:, h:], L[h:, h:])
+        np.matmul(R[h:, h:], L[h:, :h] @ R[:h, :h], out=R[h:, :h])
+        np.negative(R[h:, :h], out=R[h:, :h])
+
+    result = np.zeros_like(L)
+    into(result, L)
+    return result

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fundl._precise import inverse_of_lower
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
 from fundl.least_squares._exact import Solution
@@ -147,7 +148,7 @@ def _from_gram(
     P.flat[:: d + 1] += penalty
     P = P.astype(dtype, copy=False)
     try:
-        M = _inverse_of_lower(np.linalg.cholesky(P))
+        M = inverse_of_lower(np.linalg.cholesky(P))
     except np.linalg.LinAlgError:
         return None
     root = np.sqrt(np.diagonal(P))
@@ -166,7 +167,7 @@ def _from_triangle(
     L = _blocks.triangle(rows, scale, penalty, intercept).T
     if not (np.abs(np.diagonal(L)) > 1e-14).all():
         return None
-    M = _inverse_of_lower(L)
+    M = inverse_of_lower(L)
     P = L @ L.T
     root = np.sqrt(np.diagonal(P))
     condition = float(np.sqrt(_largest(lambda v: P @ (v / root) / root, d) * _largest(_scaled(M, root), d)))
@@ -177,27 +178,6 @@ def _from_triangle(
 
 def _scaled(M: np.ndarray, root: np.ndarray) -> Any:
     return lambda v: root * (M.T @ (M @ (root * v)))
-
-
-def _inverse_of_lower(L: np.ndarray) -> np.ndarray:
-    """L^-1 of a lower triangle by halves, so that nearly all of the work is products of matrices.
-
-    SciPy's trtri is no faster, and its threads compete with those of NumPy's products.
-    """
-
-    def into(R: np.ndarray, L: np.ndarray) -> None:
-        h = len(L) // 2
-        if h <= 16:
-            R[:] = np.linalg.inv(L)
-            return
-        into(R[:h, :h], L[:h, :h])
-        into(R[h:, h:], L[h:, h:])
-        np.matmul(R[h:, h:], L[h:, :h] @ R[:h, :h], out=R[h:, :h])
-        np.negative(R[h:, :h], out=R[h:, :h])
-
-    result = np.zeros_like(L)
-    into(result, L)
-    return result
 
 
 def _condition(P: np.ndarray, M: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fundl._precise import inverse_of_lower
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Linear
 from fundl.newton import _conjugate, _passes, _sampled
@@ -26,15 +27,27 @@ class Numbers(NamedTuple):
     max_steps: int
 
 
+class Start(NamedTuple):
+    """Parameters near the minimum and, where it is worth its price, the inverse Hessian there.
+
+    The inverse is in the coordinates of a design [(X - m) / scale, 1].
+    """
+
+    params: Linear
+    inverse: N | None = None  # (D k, D k), float32
+    m: N | None = None
+    scale: N | None = None
+
+
 def fit_concrete(
     X: Any, y: Any, *, k: int | None, l2: Any, l1: Any, weights: Any, intercept: bool, method: str, tol: Any,
-    max_steps: Any, start: Linear | None = None,
+    max_steps: Any, start: Start | None = None,
 ) -> Fit | None:  # fmt: skip
     """The `Fit` of concrete rows on the CPU, or None where the compiled program is to look at them.
 
     X (n, d); y (n,), in [0, 1] for k = 1, else integer classes, counted where k is None. The options l2=, l1= (0 only),
-    weights=, intercept=, method= ("auto" only), tol= and max_steps= are those of the two models; start, parameters near
-    the minimum, saves steps where there are many columns or classes.
+    weights=, intercept=, method= ("auto" only), tol= and max_steps= are those of the two models; start=, what is known
+    of a fit near by, saves time where there are many columns or classes.
 
     >>> found = fit_concrete(
     ...     np.arange(4.0)[:, None], np.array([0, 1, 0, 1]), k=1, l2=0.0, l1=0.0, weights=None, intercept=True,
@@ -55,20 +68,65 @@ def fit_concrete(
         dense = len(K) * k <= DENSE[k == 1]
         if not dense and numbers.l2 == 0:
             return None
-        theta = np.zeros((len(K), k))
-        if start is not None:
-            w, b = (np.asarray(v, np.float64).reshape(-1, k) for v in start)
-            theta = np.concatenate([w * scale[:, None], (b + m @ w) * float(intercept)])
+        theta = np.zeros((len(K), k)) if start is None else _theta(start.params, m, scale, k, intercept)
+        near = None if start is None else _curvature(start, m, scale, intercept)
         try:
             if dense:
                 found = _sampled.newton(rows, K, numbers.tol, numbers.max_steps)
             else:
-                found = _conjugate.minimise(rows, K, numbers.tol, numbers.max_steps, theta)
+                found = _conjugate.minimise(rows, K, numbers.tol, numbers.max_steps, theta, near)
         except np.linalg.LinAlgError:
             return None
         if found is None or not _ended_well(found, numbers):
             return None
         return _package(found, rows, m, scale, numbers, dtype)
+
+
+def inverse_hessian(
+    params: Linear, X: Any, y: Any, *, k: int, l2: float, weights: Any, intercept: bool
+) -> Start:  # fmt: skip
+    """The start that a fit, which has ended at `params`, is to fits of other penalties or of nearly the same rows.
+
+    X (n, d); y (n,), integer classes. The options k=, l2=, weights= and intercept= are those of that fit. For k = 1 the
+    start is the parameters alone: there a fit's own Gram matrix is nearer.
+
+    >>> nothing = Linear(np.zeros((1, 3)), np.zeros(3))
+    >>> given = np.arange(6.0)[:, None], np.array([0, 1, 2, 0, 1, 2])
+    >>> inverse_hessian(nothing, *given, k=3, l2=1.0, weights=None, intercept=True).inverse.shape
+    (6, 6)
+    """
+    given = _read(X, y, k, weights) if k > 1 and np.size(X) <= LARGE else None
+    if given is None:
+        return Start(params)
+    data, labels, s, k, soft = given
+    with np.errstate(all="ignore"):
+        rows, m, scale = _standardised(data, labels, s, k, soft, intercept)
+        p = _passes.at(rows, _theta(params, m, scale, k, intercept)).p
+        narrow = rows._replace(X=rows.X.astype(np.float32), s=None if s is None else s.astype(np.float32))
+        H = _sampled.regular(_passes.hessian(narrow, p.astype(np.float32)), np.append(l2 / scale**2, 0.0), rows)
+        H.flat[:: len(H) + 1] *= 1 + 1e-6  # what float32 leaves of it is positive
+        try:
+            M = inverse_of_lower(np.linalg.cholesky(H)).astype(np.float32)
+        except np.linalg.LinAlgError:
+            return Start(params)
+        inverse = M.T @ M
+    return Start(params, inverse, m, scale) if np.isfinite(inverse).all() else Start(params)
+
+
+def _theta(params: Linear, m: N, scale: N, k: int, intercept: bool) -> N:
+    """The parameters in the coordinates of the design."""
+    w, b = (np.asarray(v, np.float64).reshape(-1, k) for v in params)
+    return np.concatenate([w * scale[:, None], (b + m @ w) * float(intercept)])
+
+
+def _curvature(start: Start, m: N, scale: N, intercept: bool) -> _conjugate.Curvature | None:
+    """w = theta_w / scale and b = theta_b - m w in either design: theta_b moves by the change of m."""
+    if start.inverse is None or start.m is None or start.scale is None:
+        return None
+    change = np.diag(np.append(scale / start.scale, 1.0))
+    if intercept:
+        change[-1, :-1] = (m - start.m) / start.scale
+    return _conjugate.Curvature(start.inverse, change.astype(np.float32))
 
 
 def _on_host(x: Any) -> N | None:

@@ -19,6 +19,19 @@ GRAM = 8192  # rows of the preconditioner, about
 MOST = 200  # products for one step
 
 
+class Curvature(NamedTuple):
+    """The inverse Hessian of a fit near by, in the coordinates theta' of its own design: theta = change theta'."""
+
+    inverse: N  # (D k, D k), float32: it preconditions only
+    change: N  # (D, D), float32
+
+    def times(self, r: N) -> N:
+        """An approximation of H^-1 r."""
+        D = len(self.change)
+        v = (self.inverse @ (self.change.T @ r[:D]).reshape(-1)).reshape(D, -1)
+        return np.concatenate([self.change @ v, r[D:]])
+
+
 class Model(NamedTuple):
     """The Hessian at a theta, from sampled rows, and what preconditions it."""
 
@@ -26,7 +39,7 @@ class Model(NamedTuple):
     p: N  # (m, k), float32: probabilities of the classes, or the weighted curvature of a single logit
     s: N  # (m, 1), float32
     K: N  # (D, 1), float32
-    inverse: N  # (D, D) or, of a diagonal, (D, 1); float32
+    inverse: N | Curvature  # (D, D) or, of a diagonal, (D, 1); float32
 
     def times(self, v: N) -> N:
         """H v."""
@@ -40,6 +53,8 @@ class Model(NamedTuple):
         return self.K * v + (u.T @ self.X).T
 
     def precondition(self, r: N) -> N:
+        if isinstance(self.inverse, Curvature):
+            return self.inverse.times(r)
         return self.inverse * r if self.inverse.shape[1] == 1 else self.inverse @ r
 
     def solve(self, g: N, accuracy: float) -> N:
@@ -75,7 +90,7 @@ def padded(A: N, fill: float = 0.0) -> N:
     return np.pad(A.astype(np.float32), [(0, more)] + [(0, 0)] * (A.ndim - 1), constant_values=fill)
 
 
-def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None) -> Model:
+def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None, near: Curvature | None) -> Model:
     """The model where the probabilities are p; a diagonal preconditioner of an old one serves again."""
     s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
     mean = (p * (1 - p)).mean(axis=1) * s[:, 0]
@@ -83,9 +98,10 @@ def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None) ->
     p = c[:, None] if part.k == 1 else p.astype(np.float32)
     free = 0.0 if part.intercept else 1.0
     K, last = padded(K, 1.0), len(K) - 1
-    if old is not None and narrow.shape[1] > NARROW:
-        inverse = old.inverse
-    elif narrow.shape[1] <= NARROW:
+    kept = old.inverse if near is None and old is not None and narrow.shape[1] > NARROW else near
+    if kept is not None:
+        return Model(narrow, p, s.astype(np.float32), K[:, None], kept)
+    if narrow.shape[1] <= NARROW:
         stride = max(1, len(c) // GRAM)
         M = stride * _passes.weighted_gram(narrow[::stride], c[::stride]).astype(np.float64)
         M.flat[:: len(M) + 1] += K + 1e-6 * M.diagonal()
@@ -109,16 +125,17 @@ class Levelled(NamedTuple):
 
 def level(rows: Rows, K: N, theta: N, z: N) -> Levelled:
     """Newton's method in b alone, which needs no pass over X."""
-    _, before, p = _passes.loss(rows, z)
+    f, before, p = _passes.loss(rows, z)
     b, a = np.zeros(rows.k), before
     for _ in range(4 if rows.intercept else 0):
+        if np.abs(a.sum(axis=0)).sum() <= EPS * np.abs(a).sum():
+            break
         weighted = p if rows.s is None else p * rows.s[:, None]
         H = np.diag(weighted.sum(axis=0)) - weighted.T @ p
         if rows.k > 1:
             H += H.diagonal().max() / rows.k
         b = b - np.linalg.solve(H, a.sum(axis=0))
-        _, a, p = _passes.loss(rows, z + b)
-    f, a, _ = _passes.loss(rows, z + b)
+        f, a, p = _passes.loss(rows, z + b)
     theta = np.concatenate([theta[:-1], theta[-1:] + b])
     left = float(np.abs(a.sum(axis=0)).sum() + EPS * np.abs(a).sum()) if rows.intercept else 0.0
     return Levelled(theta, f + quadratic(K, theta), left, float(np.linalg.norm(a - before)))
@@ -139,7 +156,7 @@ def hopeful(K: N, g: N) -> float:
 
 def descend(
     rows: Rows, weight: float, K: N, theta: N, part: Rows, narrow: N, times: float, tol: float, enough: float,
-    max_steps: int,
+    max_steps: int, near: Curvature | None,
 ) -> Found | None:  # fmt: skip
     """From theta to the minimum over `rows`, with the curvature of `part`; enough > 0: only to delta <= enough f."""
     same = rows is part
@@ -151,7 +168,7 @@ def descend(
         f = weight * now.f + quadratic(K, theta)
         if current is None or same:
             p = (now.p if len(now.p) else _passes.loss(rows, now.z)[2]) if same else _passes.at(part, theta).p
-            current = model(part, narrow, times, K, p, current)
+            current = model(part, narrow, times, K, p, current, near)
         # Far out an inexact step does as well; later each costs a pass over all rows.
         accuracy = 0.2 if before > 0.1 * f else 0.02
         v = -memory.times(functools.partial(current.solve, accuracy=accuracy), g)
@@ -185,18 +202,18 @@ def descend(
         theta, now, steps, before = theta + t * v, trial, steps + 1, delta
 
 
-def minimise(rows: Rows, K: N, tol: float, max_steps: int, theta: N) -> Found | None:
+def minimise(rows: Rows, K: N, tol: float, max_steps: int, theta: N, near: Curvature | None = None) -> Found | None:
     """From theta: first on a sample where there are many rows, then on all."""
     n, d = len(rows.y), rows.X.shape[1]
     if n * d * rows.k <= LITTLE or n < 20 * d * rows.k:
-        found = descend(rows, 1.0, K, theta, rows, narrowed(rows), 1.0, tol, 0.0, max_steps)
+        found = descend(rows, 1.0, K, theta, rows, narrowed(rows), 1.0, tol, 0.0, max_steps, near)
     else:
         part, times = sample(rows, n // 8)
         narrow = narrowed(part)
-        begun = descend(part, times, K, theta, part, narrow, times, 0.0, 1e-3, max_steps)
+        begun = descend(part, times, K, theta, part, narrow, times, 0.0, 1e-3, max_steps, near)
         if begun is None:
             return None
-        found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps)
+        found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps, near)
     if found is None or d > 400 or rows.scale is not None:
         return found
     s = np.ones(n) if rows.s is None else rows.s

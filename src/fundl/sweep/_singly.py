@@ -4,6 +4,7 @@ A fit to all rows (or to the mean weights of the replicates) starts from that of
 from that parent: it differs by a few rows only.
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -17,6 +18,11 @@ from fundl.sweep._ends import Ends, clean, end_of, lanes, rows_of, scores
 from fundl.sweep._inputs import Given
 
 _scores = jax.jit(scores, static_argnums=0)
+
+
+def _pays(n: int, D: int, k: int, lanes: int) -> bool:
+    """Whether an inverse Hessian costs less than the products of size 4 n D k, about 70, that it saves each lane."""
+    return 70 * 4 * n * D * k * lanes > n * (D * k) ** 2 + 2 * (D * k) ** 3
 
 
 def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: bool) -> tuple[Ends, Ends] | None:
@@ -35,19 +41,23 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
     k = labels.shape[1] if softmax else 1
     options = {"l1": 0.0, "intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": int(max_steps)}
     per_parent = max(1, (len(train) - rows.first) // max(1, rows.first))
-    found: dict[tuple[int, int | None, int], Fit] = {}
-    for r in range(len(train)):
-        larger = None
-        for p in np.argsort(-l2, kind="stable").tolist():
-            for j, y in enumerate(targets):
-                near = found.get(((r - rows.first) // per_parent, p, j) if r >= rows.first > 0 else (r, larger, j))
-                start = None if near is None else near.params
-                fit = newton.fit_concrete(host, y, k=k, l2=l2[p], weights=train[r], start=start, **options)
-                if fit is None:
-                    target = Y if softmax else Y[:, j : j + 1]
-                    fit = newton.fit(X, target, link=link, l2=given.l2[p], weights=rows.train[r], **options)
-                found[r, p, j] = fit
-            larger = p
+    pays = rows.first > 0 and _pays(len(host), host.shape[1] + 1, k, per_parent)
+    found: dict[tuple[int, int, int], Fit] = {}
+    larger: dict[tuple[int, int], newton.Start] = {}  # of the next larger penalty
+    for p in np.argsort(-l2, kind="stable").tolist():
+        here: dict[tuple[int, int], newton.Start] = {}
+        for r, (j, y) in itertools.product(range(len(train)), enumerate(targets)):
+            own = {"k": k, "l2": l2[p], "weights": train[r]}
+            near = here[(r - rows.first) // per_parent, j] if r >= rows.first > 0 else larger.get((r, j))
+            fit = newton.fit_concrete(host, y, start=near, **own, **options)
+            if fit is None:
+                target = Y if softmax else Y[:, j : j + 1]
+                fit = newton.fit(X, target, link=link, l2=given.l2[p], weights=rows.train[r], **options)
+            found[r, p, j] = fit
+            here[r, j] = newton.Start(fit.params)
+            if pays and r < rows.first:
+                here[r, j] = newton.inverse_hessian(fit.params, host, y, intercept=intercept, **own)
+        larger = here
 
     before = lanes(len(l2), range(rows.first if given.held is not None else 0), len(targets))
     of_lanes = []
