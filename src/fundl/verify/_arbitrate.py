@@ -56,6 +56,7 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
     own = bench.rounding(compute, chosen)
     kinks: list[tuple[int, int, Verdict]] = []
     lost: list[tuple[int, int, float, float]] = []
+    open_still: list[tuple[int, int, float, float]] = []
     for (p, e), v, noise in zip(chosen, verdicts, own, strict=True):
         g, t = float(given[p, e]), float(truth[p, e])
         slack = 4 * v.error + 4 * float(noise) + float(allowed[p, e] if finite_truth[p, e] else 0.0)
@@ -86,10 +87,12 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
                 wrong.kind.append("kink")
             else:
                 kinks.append((p, e, v))
+        elif v.kind == "undecided" and np.isfinite(t):
+            open_still.append((p, e, g, t))
     _along_ties(bench, given, kinks, wrong)
     if not wrong.where:
         report.conventions += _conventions(bench, given, kinks)
-        report.notes += _lost(bench, lost)
+        report.notes += _lost(bench, lost) + _undecided(bench, open_still)
     return wrong
 
 
@@ -100,6 +103,16 @@ def _lost(bench: Bench, entries: list[tuple[int, int, float, float]]) -> list[st
         name, at = _name(bench, e), bench.entries()[p, e] + 0.0
         out.setdefault(name, f"where the gradient of {name} is nearly 0 it keeps few digits, as 1 - sigmoid does: "
                        f"{g + 0.0:.6g} at {at:.4g}, exactly {value:.6g}")  # fmt: skip
+    return list(out.values())
+
+
+def _undecided(bench: Bench, entries: list[tuple[int, int, float, float]]) -> list[str]:
+    """Entries that differ from autodiff where differences settle nothing: next to an edge, or lost in rounding."""
+    out: dict[str, str] = {}
+    for p, e, g, t in entries:
+        name, at = _name(bench, e), bench.entries()[p, e] + 0.0
+        out.setdefault(name, f"undecided in {name} at {at:.6g} ({bench.points.kinds[p]}): the rule gives {g:.6g}, "
+                       f"jax.grad {t:.6g}, and differences cannot tell")  # fmt: skip
     return list(out.values())
 
 
