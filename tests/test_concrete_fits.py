@@ -12,7 +12,7 @@ from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
 from fundl._types import Linear
-from fundl.newton import _conjugate, _passes
+from fundl.newton import _conjugate, _passes, _sampled
 from test_logistic_regression import digits_right, optimum
 from test_newton import problems, value
 
@@ -230,7 +230,7 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
     s[::5] = 0.0  # a fold: other means and spreads, and so other coordinates
     options = {"intercept": intercept, "k": k}
     whole = concrete(X, y, l2=0.5, **options)
-    start = newton.inverse_hessian(whole.params, X, y, l2=0.5, weights=None, **options)
+    start = newton.start_from(whole.params, X, y, l2=0.5, weights=None, fits=5, **options)
     assert start.inverse is not None
     products = []
     times = _conjugate.Model.times
@@ -248,10 +248,26 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
     np.testing.assert_allclose(quick.params.w, plain.params.w, atol=1e-11 * np.abs(plain.params.w).max())
 
 
-def test_an_inverse_hessian_that_does_not_exist_is_left_out():
-    X, y = made(60, 3, 3)
-    nowhere = Linear(np.full((3, 3), np.nan), np.full(3, np.nan))
-    found = newton.inverse_hessian(nowhere, X, y, k=3, l2=1.0, weights=None, intercept=True)
-    assert found.inverse is None
-    one = newton.inverse_hessian(Linear(np.zeros(3), 0.0), X, 1.0 * (y > 0), k=1, l2=1.0, weights=None, intercept=True)
-    assert one.inverse is None
+@pytest.mark.parametrize("changed", ["nothing", "not finite", "one logit", "dense", "no penalty", "few fits"])
+def test_a_start_has_an_inverse_hessian_only_where_fits_will_use_it(changed):
+    X, y = made(200, 5 if changed == "dense" else 60, 3)
+    k, bad = (1, 0.0) if changed == "one logit" else (3, np.nan if changed == "not finite" else 0.0)
+    y = 1 * (y > 0) if k == 1 else y
+    params = Linear(np.full((X.shape[1], k), bad), np.full(k, bad))
+    l2, fits = 0.0 if changed == "no penalty" else 1.0, 0 if changed == "few fits" else 5
+    found = newton.start_from(params, X, y, k=k, l2=l2, weights=None, intercept=True, fits=fits)
+    assert (found.inverse is not None) == (changed == "nothing")
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_intercepts_are_levelled_and_their_move_is_known(k):
+    X, y = made(80, 3, k)
+    rows = _passes.Rows(np.c_[X, np.ones(80)], 1 - 2 * y if k == 1 else y, None, k, False, True, None)
+    K, theta = np.r_[np.ones(3), 0.0], np.full((4, k), 0.1) * np.arange(1, k + 1)
+    z = _passes.logits(rows, theta)
+    found = _conjugate.level(rows, K, theta, z)
+    f, a, _ = _passes.loss(rows, _passes.logits(rows, found.theta))
+    assert np.abs(a.sum(axis=0)).max() <= 1e-12 * np.abs(a).sum()
+    np.testing.assert_array_equal(found.theta[:-1], theta[:-1])
+    np.testing.assert_allclose(found.f, f + _sampled.quadratic(K, theta), rtol=1e-14)
+    np.testing.assert_allclose(found.moved, np.linalg.norm(a - _passes.loss(rows, z)[1]), rtol=1e-10)

@@ -7,6 +7,7 @@ import pytest
 
 from fundl import linear_regression, logistic_regression, softmax_regression, sweep
 from fundl._result import FitError, Status
+from fundl.newton import _conjugate
 
 RNG = np.random.default_rng(0)
 N, D = 90, 4
@@ -374,3 +375,26 @@ def test_derivatives_of_a_sweep_are_refused(differentiate):
     for fit in (sweep.logistic, sweep.linear):
         with pytest.raises(TypeError, match="A sweep is not differentiated"):
             differentiate(lambda l2, fit=fit: jnp.sum(fit(X, Y, l2=l2, folds=2).scores.loss))(jnp.array([1.0, 2.0]))
+
+
+def test_a_softmax_lane_starts_with_the_curvature_of_its_parent(monkeypatch):
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(150, 60)), rng.integers(0, 3, 150)
+    starts = []
+    minimise = _conjugate.minimise
+
+    def recorded(rows, K, tol, max_steps, theta, near):
+        starts.append((bool(theta.any()), near))
+        return minimise(rows, K, tol, max_steps, theta, near)
+
+    monkeypatch.setattr(_conjugate, "minimise", recorded)
+    held = sweep.folds(150, 3, jax.random.key(0))
+    found = sweep.softmax(X, y, num_classes=3, l2=np.array([0.5, 5.0]), folds=held)
+    assert found.code.shape == (2, 3, 1)
+    moved, near = zip(*starts, strict=True)
+    assert moved == (False, *[True] * 7)  # two penalties x (all rows, three folds); the first has no parent
+    inverses = [None if v is None else id(v.inverse) for v in near]
+    assert inverses[0] is None
+    assert inverses[1:5] == [inverses[1]] * 4  # the folds of 5.0, and all rows with 0.5
+    assert inverses[5:] == [inverses[5]] * 3
+    assert inverses[5] not in (None, inverses[1])

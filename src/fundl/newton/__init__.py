@@ -1,6 +1,6 @@
 """Convex solvers: logistic and softmax regression fitted to the optimum, each fit with its proof."""
 
-from fundl.newton._concrete import Start, fit_concrete, inverse_hessian
+from fundl.newton._concrete import Start, fit_concrete, start_from
 from fundl.newton._fit import fit
 
-__all__ = ["Start", "fit", "fit_concrete", "inverse_hessian"]
+__all__ = ["Start", "fit", "fit_concrete", "start_from"]

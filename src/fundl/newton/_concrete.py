@@ -27,16 +27,26 @@ class Numbers(NamedTuple):
     max_steps: int
 
 
-class Start(NamedTuple):
-    """Parameters near the minimum and, where it is worth its price, the inverse Hessian there.
+class Inverse(NamedTuple):
+    """The inverse Hessian at the minimum of a fit, in the coordinates of its design [(X - m) / scale, 1]."""
 
-    The inverse is in the coordinates of a design [(X - m) / scale, 1].
-    """
+    matrix: N  # (D k, D k), float32
+    m: N
+    scale: N
+
+    def brought(self, m: N, scale: N, intercept: bool) -> _conjugate.Curvature:
+        """To another design: w = theta_w / scale and b = theta_b - m w in either, so theta_b moves with m."""
+        change = np.diag(np.append(scale / self.scale, 1.0))
+        if intercept:
+            change[-1, :-1] = (m - self.m) / self.scale
+        return _conjugate.Curvature(self.matrix, change.astype(np.float32))
+
+
+class Start(NamedTuple):
+    """What is known of a fit near by: its parameters and, where that is worth its price, its inverse Hessian."""
 
     params: Linear
-    inverse: N | None = None  # (D k, D k), float32
-    m: N | None = None
-    scale: N | None = None
+    inverse: Inverse | None = None
 
 
 def fit_concrete(
@@ -69,7 +79,7 @@ def fit_concrete(
         if not dense and numbers.l2 == 0:
             return None
         theta = np.zeros((len(K), k)) if start is None else _theta(start.params, m, scale, k, intercept)
-        near = None if start is None else _curvature(start, m, scale, intercept)
+        near = None if start is None or start.inverse is None else start.inverse.brought(m, scale, intercept)
         try:
             if dense:
                 found = _sampled.newton(rows, K, numbers.tol, numbers.max_steps)
@@ -82,20 +92,26 @@ def fit_concrete(
         return _package(found, rows, m, scale, numbers, dtype)
 
 
-def inverse_hessian(
-    params: Linear, X: Any, y: Any, *, k: int, l2: float, weights: Any, intercept: bool
+def start_from(
+    params: Linear, X: Any, y: Any, *, k: int, l2: float, weights: Any, intercept: bool, fits: int
 ) -> Start:  # fmt: skip
-    """The start that a fit, which has ended at `params`, is to fits of other penalties or of nearly the same rows.
+    """What the fit that has ended at `params` is to so many `fits` of other penalties or of nearly the same rows.
 
-    X (n, d); y (n,), integer classes. The options k=, l2=, weights= and intercept= are those of that fit. For k = 1 the
-    start is the parameters alone: there a fit's own Gram matrix is nearer.
+    X (n, d); y (n,), integer classes. The options k=, l2=, weights= and intercept= are those of that fit. The inverse
+    Hessian goes along where several classes share it, in fits that do not form their own.
 
-    >>> nothing = Linear(np.zeros((1, 3)), np.zeros(3))
-    >>> given = np.arange(6.0)[:, None], np.array([0, 1, 2, 0, 1, 2])
-    >>> inverse_hessian(nothing, *given, k=3, l2=1.0, weights=None, intercept=True).inverse.shape
-    (6, 6)
+    >>> X, y = np.eye(60), np.arange(60) % 3
+    >>> nothing = Linear(np.zeros((60, 3)), np.zeros(3))
+    >>> start_from(nothing, X, y, k=3, l2=1.0, weights=None, intercept=True, fits=5).inverse.matrix.shape
+    (183, 183)
     """
-    given = _read(X, y, k, weights) if k > 1 and np.size(X) <= LARGE else None
+    n, d = X.shape
+    size = (d + 1) * k
+    # The inverse costs less than about 70 products of 4 n (d + 1) k, which it saves each of the fits.
+    pays = 280 * n * size * fits > n * size**2 + 2 * size**3
+    # For k = 1 a fit's own Gram matrix is nearer; without a penalty the compiled program fits.
+    wanted = pays and k > 1 and size > DENSE[False] and l2 > 0 and n * d <= LARGE
+    given = _read(X, y, k, weights) if wanted else None
     if given is None:
         return Start(params)
     data, labels, s, k, soft = given
@@ -109,24 +125,14 @@ def inverse_hessian(
             M = inverse_of_lower(np.linalg.cholesky(H)).astype(np.float32)
         except np.linalg.LinAlgError:
             return Start(params)
-        inverse = M.T @ M
-    return Start(params, inverse, m, scale) if np.isfinite(inverse).all() else Start(params)
+        matrix = M.T @ M
+    return Start(params, Inverse(matrix, m, scale) if np.isfinite(matrix).all() else None)
 
 
 def _theta(params: Linear, m: N, scale: N, k: int, intercept: bool) -> N:
     """The parameters in the coordinates of the design."""
     w, b = (np.asarray(v, np.float64).reshape(-1, k) for v in params)
     return np.concatenate([w * scale[:, None], (b + m @ w) * float(intercept)])
-
-
-def _curvature(start: Start, m: N, scale: N, intercept: bool) -> _conjugate.Curvature | None:
-    """w = theta_w / scale and b = theta_b - m w in either design: theta_b moves by the change of m."""
-    if start.inverse is None or start.m is None or start.scale is None:
-        return None
-    change = np.diag(np.append(scale / start.scale, 1.0))
-    if intercept:
-        change[-1, :-1] = (m - start.m) / start.scale
-    return _conjugate.Curvature(start.inverse, change.astype(np.float32))
 
 
 def _on_host(x: Any) -> N | None:

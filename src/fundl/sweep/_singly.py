@@ -20,11 +20,6 @@ from fundl.sweep._inputs import Given
 _scores = jax.jit(scores, static_argnums=0)
 
 
-def _pays(n: int, D: int, k: int, lanes: int) -> bool:
-    """Whether an inverse Hessian costs less than the products of size 4 n D k, about 70, that it saves each lane."""
-    return 70 * 4 * n * D * k * lanes > n * (D * k) ** 2 + 2 * (D * k) ** 3
-
-
 def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: bool) -> tuple[Ends, Ends] | None:
     """The ends of the replicates and, with folds, of the fits to all rows; None for soft classes.
 
@@ -41,7 +36,6 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
     k = labels.shape[1] if softmax else 1
     options = {"l1": 0.0, "intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": int(max_steps)}
     per_parent = max(1, (len(train) - rows.first) // max(1, rows.first))
-    pays = rows.first > 0 and _pays(len(host), host.shape[1] + 1, k, per_parent)
     found: dict[tuple[int, int, int], Fit] = {}
     larger: dict[tuple[int, int], newton.Start] = {}  # of the next larger penalty
     for p in np.argsort(-l2, kind="stable").tolist():
@@ -55,8 +49,8 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
                 fit = newton.fit(X, target, link=link, l2=given.l2[p], weights=rows.train[r], **options)
             found[r, p, j] = fit
             here[r, j] = newton.Start(fit.params)
-            if pays and r < rows.first:
-                here[r, j] = newton.inverse_hessian(fit.params, host, y, intercept=intercept, **own)
+            if r < rows.first:
+                here[r, j] = newton.start_from(fit.params, host, y, intercept=intercept, fits=per_parent, **own)
         larger = here
 
     before = lanes(len(l2), range(rows.first if given.held is not None else 0), len(targets))
