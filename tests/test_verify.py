@@ -541,6 +541,19 @@ def test_a_clamp_far_below_the_arguments_is_caught():
     assert verify.check_rule(jnp.log, lambda dy, p: dy / p, p, domain=(0.0, 1.0)).ok
 
 
+def test_what_neither_judge_decides_is_said():
+    def f(x):
+        return x * jnp.sqrt(x)  # autodiff has no value at 0, and differences step out of the domain
+
+    def backward(dy, x):
+        return dy * jnp.where(x == 0, 0.3, 1.5 * jnp.sqrt(x))
+
+    report = verify.check_rule(f, backward, jnp.array([0.0, 1.7]))
+    assert any("undecided in x at 0" in note and "jax.grad nan" in note for note in report.notes), str(report)
+    certain = verify.check_rule(lambda x: x**3, lambda dy, x: 3 * x**2 * dy, jnp.array([0.0, 1.7]))
+    assert not any("undecided" in note for note in certain.notes)
+
+
 def test_a_steep_edge_and_a_domain_that_is_none():
     p = jnp.array([0.0, 0.5])
 

@@ -15,6 +15,15 @@ from fundl.verify._single import FAINT
 __all__ = ["Wrong", "arbitrate"]
 
 _JUDGED = 12  # entries arbitrated per leaf and kind of point
+# Digits lost to the rounding of terms of usual size are said, not failed.
+_LOST = (
+    "where the gradient of {name} is nearly 0 it keeps few digits, as 1 - sigmoid does: "
+    "{given:.6g} at {at:.4g}, exactly {other:.6g}"
+)
+_UNDECIDED = (
+    "undecided in {name} at {at:.6g} ({kind}): the rule gives {given:.6g}, jax.grad {other:.6g}, "
+    "and differences cannot tell"
+)
 
 
 @dataclass
@@ -79,6 +88,8 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
                 wrong.where.append((p, e))
                 wrong.truth.append(t)
                 wrong.kind.append("edge")
+            elif np.isnan(t):
+                open_still.append((p, e, g, t))
         elif v.kind == "kink":
             reach = v.slack + slack
             if not v.low - reach <= g <= v.high + reach or _contradicts(kink, g, v):
@@ -87,32 +98,23 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
                 wrong.kind.append("kink")
             else:
                 kinks.append((p, e, v))
-        elif v.kind == "undecided" and np.isfinite(t):
+        elif (v.kind == "undecided" or v.error > 0.1 * abs(g - t)) and not (
+            abs(g - t) <= 4 * float(noise) + 1e-3 * max(abs(g), abs(t))  # the rule's own rounding may explain it
+        ):
             open_still.append((p, e, g, t))
     _along_ties(bench, given, kinks, wrong)
     if not wrong.where:
         report.conventions += _conventions(bench, given, kinks)
-        report.notes += _lost(bench, lost) + _undecided(bench, open_still)
+        report.notes += _first_of_each(bench, lost, _LOST) + _first_of_each(bench, open_still, _UNDECIDED)
     return wrong
 
 
-def _lost(bench: Bench, entries: list[tuple[int, int, float, float]]) -> list[str]:
-    """Gradients next to 0 whose digits are lost to the rounding of terms of usual size: said, not failed."""
+def _first_of_each(bench: Bench, entries: list[tuple[int, int, float, float]], text: str) -> list[str]:
+    """One note for each leaf with such entries: what the rule gave there, and the other value."""
     out: dict[str, str] = {}
-    for p, e, g, value in entries:
-        name, at = _name(bench, e), bench.entries()[p, e] + 0.0
-        out.setdefault(name, f"where the gradient of {name} is nearly 0 it keeps few digits, as 1 - sigmoid does: "
-                       f"{g + 0.0:.6g} at {at:.4g}, exactly {value:.6g}")  # fmt: skip
-    return list(out.values())
-
-
-def _undecided(bench: Bench, entries: list[tuple[int, int, float, float]]) -> list[str]:
-    """Entries that differ from autodiff where differences settle nothing: next to an edge, or lost in rounding."""
-    out: dict[str, str] = {}
-    for p, e, g, t in entries:
-        name, at = _name(bench, e), bench.entries()[p, e] + 0.0
-        out.setdefault(name, f"undecided in {name} at {at:.6g} ({bench.points.kinds[p]}): the rule gives {g:.6g}, "
-                       f"jax.grad {t:.6g}, and differences cannot tell")  # fmt: skip
+    for p, e, given, other in entries:
+        name, at, kind = _name(bench, e), bench.entries()[p, e] + 0.0, bench.points.kinds[p]
+        out.setdefault(name, text.format(name=name, at=at, kind=kind, given=given + 0.0, other=other))
     return list(out.values())
 
 
