@@ -135,6 +135,14 @@ OWN_EQUIVALENT = [
      r"mul 0: only the first|input 0: (NaN|outside the subdifferential) where x = 0|gt 1: comparison flipped",
      "outside the declared domains, [0, 1] of y and [0.01, 0.99] of p; and log(1 - p) = log1p(-p), whichever is taken"),
     (".* from its output", r"input 0: NaN where abs\(x\) > 20", "outside the declared domain (-5, 5)"),
+    (r"mlp\.gradient|backprop of shared weights", r"input \d: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
+     "outside the declared domain (-2, 2)"),
+    (r"mlp\.gradient", r"reduce_max 1: (times 1.01|last entry zeroed)|eq 4: comparison flipped",
+     "softmax is unchanged by any shift of the logits, and sum(e - top) + (sum(top) - 1) = sum(e) - 1 whatever top is"),
+    (r"mlp\.gradient \((tanh|sigmoid)", "sub 4: only the first operand kept",
+     "the same shift, left out: logits of activations in [-1, 1] and weights in the domain overflow nothing"),
+    (r"mlp\.gradient \(sigmoid", "reduce_max 1: (sign|times 2)|sub 4: add in its place",
+     "the same shift, of another size: the logits stay small"),
 ]  # fmt: skip
 
 
