@@ -79,20 +79,24 @@ def draw(
     size = max(1, sum(values[k].size for k in range(len(leaves))))
     room = int(max(6, min(320, budget // size)))
     kinds: list[str] = []
-    rows: list[list[np.ndarray]] = []
+    recipes: list[tuple[Callable[[int], np.ndarray], bool]] = []
 
     def add(kind: str, make: Callable[[int], np.ndarray], keep_integers: bool = True) -> None:
+        kinds.append(kind)
+        recipes.append((make, keep_integers))
+
+    def made(i: int) -> list[np.ndarray]:
+        make, keep_integers = recipes[i]
         row = []
         for k, v in enumerate(values):
             if k in floats:
                 x = np.asarray(make(k), dtype=np.float64).reshape(v.shape)
                 # Exact in float32, so that the same points serve both precisions.
-                x = x if kind == "as given" else x.astype(np.float32).astype(np.float64)
-                row.append(project(domains.get(k), x, v) if kind != "as given" else x)
+                x = x if kinds[i] == "as given" else x.astype(np.float32).astype(np.float64)
+                row.append(project(domains.get(k), x, v) if kinds[i] != "as given" else x)
             else:
                 row.append(v if keep_integers or v.size == 0 else _labels(v, rng))
-        kinds.append(kind)
-        rows.append(row)
+        return row
 
     def normal(k: int) -> np.ndarray:
         return rng.standard_normal(values[k].shape)
@@ -134,7 +138,8 @@ def draw(
         add("random magnitudes, zeros and ties", _fuzz(values, rng), i % 2 == 0)
     # With little room keep a spread over the kinds rather than only the first ones.
     keep = range(len(kinds)) if room >= len(kinds) else _spread(kinds, room)
-    return Points([kinds[i] for i in keep], [np.stack([rows[i][k] for i in keep]) for k in range(len(leaves))])
+    rows = [made(i) for i in keep]  # only those, since all of them would be many times as large as the input
+    return Points([kinds[i] for i in keep], [np.stack(column) for column in zip(*rows, strict=True)])
 
 
 def _labels(v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
