@@ -28,7 +28,7 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp  # noqa: E402
 
-from benchmarks import stopwatch  # noqa: E402
+from benchmarks import options, stopwatch  # noqa: E402
 from benchmarks.gradient_checkers import missing, rejected_by  # noqa: E402
 from fundl import verify  # noqa: E402
 from fundl.verify._examine import Examiner  # noqa: E402
@@ -149,24 +149,24 @@ def sizes() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few mutants of each operation, no large arrays")
+    parser = options.parser(__doc__)
     parser.add_argument("--parts", default="", help="operations, with commas between; `NAME.rivals`, `sizes`")
     parser.add_argument("--skip", default="", help="parts to leave out: rivals, alarms, sizes, differences, float32")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the operations")
     parser.add_argument("--work", type=pathlib.Path, help="a folder for what is measured, and kept for the next run")
-    parser.add_argument("--json", type=pathlib.Path, help="write the result to this file")
-    options = parser.parse_args()
-    parts = [n for n in options.parts.split(",") if n] or list(OPERATIONS)
-    if not options.parts and "rivals" not in options.skip:
+    given = parser.parse_args()
+    options.sizes(given, ())
+    options.no_rivals(given)
+    parts = [n for n in given.parts.split(",") if n] or list(OPERATIONS)
+    if not given.parts and "rivals" not in given.skip:
         parts += [f"{name}{RIVALS}" for name in OPERATIONS]
-    if not options.parts and "sizes" not in options.skip and not options.quick:
+    if not given.parts and "sizes" not in given.skip and not given.quick:
         parts.append("sizes")
     with tempfile.TemporaryDirectory() as folder:
-        work = options.work or pathlib.Path(folder)
+        work = given.work or pathlib.Path(folder)
         work.mkdir(parents=True, exist_ok=True)
-        if options.jobs > 1:
-            _in_parallel(parts, work, options)
+        if given.jobs > 1:
+            _in_parallel(parts, work, given)
         for part in parts:
             path = work / f"{part}.json"
             if not path.exists():
@@ -174,23 +174,23 @@ def main() -> None:
                 if part == "sizes":
                     found = sizes()
                 elif part.endswith(RIVALS):
-                    found = measure_rivals(part.removesuffix(RIVALS), options.quick)
+                    found = measure_rivals(part.removesuffix(RIVALS), given.quick)
                 else:
-                    found = measure(part, options.skip, options.quick)
+                    found = measure(part, given.skip, given.quick)
                 found["seconds"] = round(time.perf_counter() - start)
                 path.write_text(json.dumps(found))
                 jax.clear_caches()
         result = summary({part: json.loads((work / f"{part}.json").read_text()) for part in parts})
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
-def _in_parallel(parts: list[str], work: pathlib.Path, options: argparse.Namespace) -> None:
+def _in_parallel(parts: list[str], work: pathlib.Path, given: argparse.Namespace) -> None:
     """The same command on a share of the parts in each of several processes."""
-    shared = ["--work", str(work), "--skip", options.skip, *(["--quick"] if options.quick else [])]
+    shared = ["--work", str(work), "--skip", given.skip, *(["--quick"] if given.quick else [])]
     command = [sys.executable, "-m", "benchmarks.bench_examiner", *shared, "--parts"]
-    shares = [",".join(parts[i :: options.jobs]) for i in range(options.jobs)]
+    shares = [",".join(parts[i :: given.jobs]) for i in range(given.jobs)]
     started = [subprocess.Popen([*command, share], stdout=subprocess.DEVNULL) for share in shares if share]
     codes = [process.wait() for process in started]
     if any(codes):

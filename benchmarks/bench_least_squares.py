@@ -1,13 +1,12 @@
 """Least squares with an intercept: fundl against scikit-learn, numpy and jax.numpy, with the error that each reaches.
 
-    python -m benchmarks.bench_least_squares [--only SIZE ...] [--json benchmarks/results/least_squares.json]
+    python -m benchmarks.bench_least_squares [--size SIZE,...] [--json benchmarks/results/least_squares.json]
 
 The error is that of the worst coefficient relative to the largest, against a solution from exact sums. Parts: sizes
-(float64 and float32), offset (the same with a column mean of 1e8), stream (a memory-mapped file), path (ridge with
-leave-one-out), first (time to the first result in a fresh process). --json updates the parts that were run.
+(float64 and float32; any NxD), offset (the same with a column mean of 1e8), stream (a memory-mapped file), path (ridge
+with leave-one-out), first (time to the first result in a fresh process). --json updates the parts that were run.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,16 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import stopwatch
+from benchmarks import options, stopwatch
 from fundl import linear_regression
 
-SIZES = {"1e5x100": (100_000, 100), "1e6x20": (1_000_000, 20), "2000x1000": (2000, 1000), "1e4x1000": (10_000, 1000),
-         "100x5": (100, 5)}  # fmt: skip
+SIZES = ("1e5x100", "1e6x20", "2000x1000", "1e4x1000", "100x5")
+PARTS = ("offset", "stream", "path", "first")
+QUICK = ("100x5", "1e4x50", "path", "first")
 Solver = Callable[[], Any]
 
 
 def problem(size: str, dtype: Any, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    n, d = SIZES[size]
+    n, d = options.shape(size)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, d))
     y = X @ rng.normal(size=d) + 1.0 + rng.normal(size=n)
@@ -97,10 +97,13 @@ def digits(w: Any, exact: np.ndarray) -> float:
     return float(-np.log10(max(error, 1e-17)))
 
 
-def at_size(size: str, dtype: Any, repeats: int, offset: float = 0.0) -> list[dict[str, Any]]:
+def at_size(
+    size: str, dtype: Any, repeats: int, offset: float = 0.0, wanted: Callable[[str], bool] = lambda name: True
+) -> list[dict[str, Any]]:
     X, y = problem(size, dtype, offset)
     exact = solution(X, y)
-    calls: dict[str, Solver] = {"fundl": lambda: linear_regression.fit(X, y).params.w, **rivals(X, y)}
+    calls: dict[str, Solver] = {"fundl": lambda: linear_regression.fit(X, y).params.w}
+    calls |= {name: call for name, call in rivals(X, y).items() if wanted(name)}
     reached = {name: digits(call(), exact) for name, call in calls.items()}
     times = stopwatch.interleave(calls, repeats=repeats, progress=f"{size} {np.dtype(dtype).name}")
     return [
@@ -109,6 +112,7 @@ def at_size(size: str, dtype: Any, repeats: int, offset: float = 0.0) -> list[di
             "dtype": np.dtype(dtype).name,
             "name": name,
             "ms": 1e3 * t.median,
+            "spread": t.spread,
             "ratio": stopwatch.ratio(times["fundl"], t),
             "digits": reached[name],
         }
@@ -145,12 +149,18 @@ def stream(repeats: int, rows: int = 8_000_000, d: int = 25) -> list[dict[str, A
         agree = float(np.max(np.abs(np.asarray(calls["fundl"]()) - loop())))
         times = stopwatch.interleave(calls, repeats=repeats, progress="stream")
         return [
-            {"name": n, "s": t.median, "ratio": stopwatch.ratio(times["fundl"], t), "difference": agree}
+            {
+                "name": n,
+                "s": t.median,
+                "spread": t.spread,
+                "ratio": stopwatch.ratio(times["fundl"], t),
+                "difference": agree,
+            }
             for n, t in times.items()
         ]
 
 
-def path(repeats: int) -> list[dict[str, Any]]:
+def path(repeats: int, quick: bool = False) -> list[dict[str, Any]]:
     """Ridge with leave-one-out for 100 penalties."""
     try:
         from sklearn.linear_model import RidgeCV
@@ -158,7 +168,7 @@ def path(repeats: int) -> list[dict[str, Any]]:
         return []
     rows = []
     penalties = np.logspace(-3, 3, 100)
-    for n, d in ((10_000, 50), (100_000, 100)):
+    for n, d in ((1000, 20),) if quick else ((10_000, 50), (100_000, 100)):
         rng = np.random.default_rng(0)
         X = rng.normal(size=(n, d))
         y = X @ rng.normal(size=d) + 30 * rng.normal(size=n)
@@ -174,6 +184,7 @@ def path(repeats: int) -> list[dict[str, Any]]:
                 "size": f"{n}x{d}",
                 "name": name,
                 "ms": 1e3 * t.median,
+                "spread": t.spread,
                 "ratio": stopwatch.ratio(times["fundl"], t),
                 "same penalty": bool(np.isclose(penalties[int(found.best)], other.alpha_)),
             }
@@ -209,23 +220,25 @@ def share_of_peak(rows: list[dict[str, Any]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parts = [*SIZES, "offset", "stream", "path", "first"]
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="also update the results in this file")
-    args = parser.parse_args()
+    args = options.parser(__doc__, repeats=7).parse_args()
+    chosen = options.sizes(args, (*SIZES, *PARTS), QUICK, dimensions=(2,))
+    repeats = 2 if args.quick else args.repeats
     jax.config.update("jax_enable_x64", True)
     old = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     found: dict[str, Any] = {"results": [], "stream": [], "path": [], "first": []} | old
     found |= {"question": "least squares with an intercept", "machine": stopwatch.machine()}
 
+    def wanted(name: str) -> bool:
+        return options.wanted(args, name)
+
     def keep(name: str, rows: list[dict[str, Any]]) -> None:
         """Show what was measured and write it at once: a long run may be cut short."""
         if name == "results":
             found[name] = [r for r in found[name] if (r["size"], r["dtype"]) != (rows[0]["size"], rows[0]["dtype"])]
-            order = [*SIZES, "1e5x100 offset 1e8"]
-            found[name] = sorted(found[name] + rows, key=lambda r: (order.index(r["size"]), r["dtype"] != "float64"))
+            order = {size: i for i, size in enumerate([*SIZES, "1e5x100 offset 1e8"])}
+            found[name] = sorted(
+                found[name] + rows, key=lambda r: (order.get(r["size"], len(order)), r["dtype"] != "float64")
+            )
         else:
             found[name] = rows
         if rows:
@@ -233,18 +246,20 @@ def main() -> None:
         if args.json:
             args.json.write_text(json.dumps(found, indent=1) + "\n")
 
-    for size in args.only:
-        if size in SIZES:
-            for dtype in (np.float64, np.float32):
-                keep("results", at_size(size, dtype, args.repeats * (20 if size == "100x5" else 1)))
+    for size in [size for size in chosen if size not in PARTS]:
+        for dtype in (np.float64, np.float32):
+            keep("results", at_size(size, dtype, repeats * (20 if size == "100x5" else 1), wanted=wanted))
         if size == "1e4x1000":
             found["share of peak"] = share_of_peak(found["results"])
             print(f"\nn d^2 a second at 1e4x1000 over the rate of a matrix product: {found['share of peak']:.2f}")
-    if "offset" in args.only:
-        keep("results", at_size("1e5x100", np.float64, args.repeats, 1e8))
-    for name, part in (("path", path), ("first", first), ("stream", stream)):
-        if name in args.only:
-            keep(name, part(args.repeats))
+    if "offset" in chosen:
+        keep("results", at_size("1e5x100", np.float64, repeats, 1e8, wanted))
+    if "path" in chosen:
+        keep("path", path(repeats, args.quick))
+    if "first" in chosen:
+        keep("first", first(repeats))
+    if "stream" in chosen:
+        keep("stream", stream(repeats))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """linear_cross_entropy against its rivals: compiled temporary memory, time of value and all gradients, error.
 
-    python -m benchmarks.bench_linear_cross_entropy [--full] [--repeats 5]
+    python -m benchmarks.bench_linear_cross_entropy [--size 1024x256x8192] [--json FILE]
 
 Memory of JAX programs is XLA's own account of temporaries; of torch the growth of the peak resident set (Linux) in a
 process of its own, without the gradients. Times are medians over interleaved runs, with the process's CPU time beside
@@ -8,16 +8,20 @@ them, which other programs on the machine disturb less. Errors are root mean squ
 entry.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks import options, stopwatch
+
+SIZES, QUICK = ("1024x256x8192", "4096x512x32768"), ("256x64x2048",)
 
 
 def problem(n: int, d: int, k: int) -> tuple[np.ndarray, ...]:
@@ -27,7 +31,7 @@ def problem(n: int, d: int, k: int) -> tuple[np.ndarray, ...]:
     return X, W, r.normal(size=k).astype(np.float32), r.integers(0, k, n)
 
 
-def torch_once(size: tuple[int, int, int], chunked: bool) -> tuple[Any, Any]:
+def torch_once(size: tuple[int, ...], chunked: bool) -> tuple[Any, Any]:
     import torch
 
     X, W, b, y = problem(*size)
@@ -50,12 +54,12 @@ def torch_once(size: tuple[int, int, int], chunked: bool) -> tuple[Any, Any]:
     return step, lambda loss: loss.item()
 
 
-def in_own_process(size: tuple[int, int, int], chunked: bool, repeats: int) -> dict[str, float]:
+def in_own_process(size: tuple[int, ...], chunked: bool, repeats: int) -> dict[str, Any]:
     """Seconds and MB of one torch variant, in a process of its own."""
     code = f"from benchmarks import bench_linear_cross_entropy as m; m.torch_report({size}, {chunked}, {repeats})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"error": float("nan"), "why": done.stderr.strip().splitlines()[-1]}  # type: ignore[dict-item]
+        return {"why": done.stderr.strip().splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -64,7 +68,7 @@ def peak_kib() -> int:
     return int(status.split("VmHWM:")[1].split()[0])
 
 
-def torch_report(size: tuple[int, int, int], chunked: bool, repeats: int) -> None:
+def torch_report(size: tuple[int, ...], chunked: bool, repeats: int) -> None:
     n, d, k = size
     step, _ = torch_once(size, chunked)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now (Linux)
@@ -79,7 +83,7 @@ def torch_report(size: tuple[int, int, int], chunked: bool, repeats: int) -> Non
     print(json.dumps({"wall": statistics.median(wall[1:]), "cpu": min(cpu[1:]), "MB": grown}))
 
 
-def jax_variants(size: tuple[int, int, int]) -> dict[str, Any]:
+def jax_variants(size: tuple[int, ...]) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import optax
@@ -103,53 +107,63 @@ def jax_variants(size: tuple[int, int, int]) -> dict[str, Any]:
     return {name: (g.lower(*args).compile(), args) for name, g in gradients.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--full", action="store_true", help="n=4096 d=512 k=32768 instead of n=1024 d=256 k=8192")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--no-torch", action="store_true")
-    given = parser.parse_args()
-    size = (4096, 512, 32768) if given.full else (1024, 256, 8192)
+def at_size(name: str, repeats: int, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """One row a variant."""
     import jax
 
-    rows: dict[str, dict[str, float]] = {}
-    programs = jax_variants(size)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
-    for _ in range(given.repeats + 1):
-        for name, (program, args) in programs.items():
+    size = options.shape(name)
+    rows: dict[str, dict[str, Any]] = {}
+    programs = {who: p for who, p in jax_variants(size).items() if who.startswith("fundl") or wanted(who)}
+    times: dict[str, list[tuple[float, float]]] = {who: [] for who in programs}
+    for _ in range(repeats + 1):
+        for who, (program, args) in programs.items():
             t, c = time.perf_counter(), time.process_time()
             jax.block_until_ready(program(*args))
-            times[name].append((time.perf_counter() - t, time.process_time() - c))
+            times[who].append((time.perf_counter() - t, time.process_time() - c))
     X, W, b, y = problem(*size)
-    exact = reference(X, W, b, y) if not given.full else None
-    for name, (program, args) in programs.items():
-        wall, cpu = zip(*times[name][1:], strict=True)
-        rows[name] = {
+    exact = reference(X, W, b, y) if size[0] * size[2] < 2e7 else None
+    for who, (program, args) in programs.items():
+        wall, cpu = zip(*times[who][1:], strict=True)
+        rows[who] = {
             "wall": statistics.median(wall),
+            "spread": stopwatch.Timing(0.0, wall).spread,
             "cpu": min(cpu),
             "MB": program.memory_analysis().temp_size_in_bytes / 2**20,
         }
         if exact is not None:
             value, gradients = program(*args)
-            found = (value, *gradients)
-            rows[name]["error"] = max(
+            rows[who]["error"] = max(
                 float(np.sqrt(np.mean((np.asarray(a, float) - e) ** 2)) / np.max(np.abs(e)))
-                for a, e in zip(found, exact, strict=True)
+                for a, e in zip((value, *gradients), exact, strict=True)
             )
-    if not given.no_torch:
-        for name, chunked in (("torch: linear_cross_entropy", True), ("torch: cross_entropy(linear)", False)):
-            rows[name] = in_own_process(size, chunked, given.repeats)
+    for who, chunked in (("torch: linear_cross_entropy", True), ("torch: cross_entropy(linear)", False)):
+        if wanted(who):
+            rows[who] = in_own_process(size, chunked, repeats)
     ours = rows["fundl.linear_cross_entropy"]
-    print(f"n, d, k = {size}, float32, value and gradients of X, W, b; jax {jax.__version__}")
-    print("| variant | wall s | CPU s | MB | wall / ours | CPU / ours | MB / ours | error |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, row in rows.items():
-        if "why" in row:
-            print(f"| {name} | {row['why']} |")
-            continue
-        ratios = " | ".join(f"{row[q] / ours[q]:.2f}" for q in ("wall", "cpu", "MB"))
-        error = f"{row['error']:.1e}" if "error" in row else ""
-        print(f"| {name} | {row['wall']:.3f} | {row['cpu']:.3f} | {row['MB']:.1f} | {ratios} | {error} |")
+    for row in rows.values():
+        if "why" not in row:
+            row |= {f"{q} ratio": ours[q] / row[q] for q in ("wall", "cpu", "MB") if row[q]}
+    return [{"name": who, "size": name} | row for who, row in rows.items()]
+
+
+def main() -> None:
+    args = options.parser(__doc__).parse_args()
+    found: dict[str, Any] = {"question": "fused cross-entropy, float32, value and gradients of X, W, b"}
+    found |= {"machine": stopwatch.machine(), "results": []}
+    for size in options.sizes(args, SIZES, QUICK, dimensions=(3,)):
+        rows = at_size(size, 2 if args.quick else args.repeats, lambda name: options.wanted(args, name))
+        found["results"] += rows
+        lines = [
+            (r["name"], r["why"]) if "why" in r
+            else (r["name"], r["wall"], r["cpu"], r["MB"], *(r.get(f"{q} ratio", "") for q in ("wall", "cpu", "MB")),
+                  r.get("error", ""))
+            for r in rows
+        ]  # fmt: skip
+        head = ("variant", "wall s", "CPU s", "MB", "fundl / it: wall", "CPU", "MB", "error")
+        lines = [(*line, *[""] * (len(head) - len(line))) for line in lines]
+        print(f"n, d, k = {size}\n{stopwatch.table(lines, head)}")
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def reference(X: np.ndarray, W: np.ndarray, b: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:

@@ -1,95 +1,35 @@
 """Logistic and softmax regression to the optimum: fundl against every solver that reaches it.
 
-    python -m benchmarks.bench_logistic_regression --case 569x30 --json benchmarks/results/logistic_regression.json
+    python -m benchmarks.bench_logistic_regression --size 569x30 --json benchmarks/results/logistic_regression.json
 
 All minimise sum_i L_i + (l2 / 2) norm2(w)^2 with a free intercept and l2 = 1. Each rival gets the loosest of its
-tolerances with which it ends at f - f* <= 1e-10 f*. f* is that of the best parameters found, and how far those are from
-the optimum at most is proved in extended precision: norm2(gradient)^2 / (2 l2), by strong convexity.
-scikit-learn's liblinear penalises the intercept and solves another problem; sag and saga are left to small data.
+tolerances with which it ends at f - f* <= 1e-10 f* (1e-6 f* in float32). f* is that of the best parameters found, and
+how far those are from the optimum at most is proved in extended precision: norm2(gradient)^2 / (2 l2), by strong
+convexity. scikit-learn's liblinear penalises the intercept and solves another problem; sag and saga are left to small
+data. Sizes: any NxD (two classes) or NxDxK; 569x30, 1797x64x10 and 60000x784x10 are real data or like them.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import stopwatch
-from fundl import datasets, logistic_regression, softmax_regression
+from benchmarks import options, stopwatch
+from benchmarks.problems import Data, classes
+from benchmarks.rivals import L2, RIVALS
+from fundl import logistic_regression, softmax_regression
 
-GOAL = 1e-10
-L2 = 1.0
+GOALS = {"float64": 1e-10, "float32": 1e-6}  # of (f - f*) / f*
+SIZES = ("569x30", "1e5x100", "1e6x20", "2000x2000", "1797x64x10", "60000x784x10", "1e5x50x10")
+QUICK = ("569x30", "1000x20x5")
 LADDER = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 PATIENCE = 60.0  # seconds that one rival may spend on finding its tolerance
-
-
-class Data(NamedTuple):
-    X: np.ndarray
-    y: np.ndarray
-    k: int  # 1: binary
-
-
-def standardised(X: np.ndarray) -> np.ndarray:
-    spread = X.std(axis=0)
-    return (X - X.mean(axis=0)) / np.where(spread > 0, spread, 1)
-
-
-def normal(n: int, d: int, k: int, seed: int = 0) -> Data:
-    """Correlated normal columns, labels drawn from a model of the same kind."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d))
-    X += 0.5 * X[:, rng.permutation(d)]
-    W = rng.normal(size=(d, max(k, 1))) * (2 / np.sqrt(d))
-    z = X @ W
-    if k == 1:
-        return Data(X, (rng.random(n) < 1 / (1 + np.exp(-z[:, 0]))).astype(np.int32), 1)
-    return Data(X, np.argmax(z + rng.gumbel(size=z.shape), axis=1).astype(np.int32), k)
-
-
-def like_mnist(n: int = 60000) -> Data:
-    """Ten classes of 28 x 28 pictures: a few strokes for each class, moved and blurred, most pixels 0."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 10, n)
-    styles = rng.random((10, 12, 2)) * 18 + 5
-    rows, cols = np.arange(28)[:, None], np.arange(28)[None, :]
-    X = np.empty((n, 784))
-    for start in range(0, n, 4000):
-        part = slice(start, min(start + 4000, n))
-        points = styles[y[part]] + rng.normal(size=(len(y[part]), 12, 2)) * 1.3 + rng.normal(size=(len(y[part]), 1, 2))
-        a = np.exp(-((rows[None, None, :, 0] - points[:, :, :1]) ** 2) / 2.5)
-        b = np.exp(-((cols[None, None, 0, :] - points[:, :, 1:]) ** 2) / 2.5)
-        picture = np.minimum(np.einsum("npi,npj->nij", a, b), 1)
-        X[part] = np.round(np.where(picture > 0.1, picture, 0) * 255).reshape(len(y[part]), 784) / 255
-    return Data(X, y.astype(np.int32), 10)
-
-
-def breast_cancer() -> Data:
-    data = datasets.breast_cancer()
-    return Data(standardised(np.asarray(data.X, float)), np.asarray(data.y, np.int32), 1)
-
-
-def digits() -> Data:
-    data = datasets.digits()
-    return Data(np.asarray(data.X, float) / 16, np.asarray(data.y, np.int32), 10)
-
-
-CASES: dict[str, Callable[[], Data]] = {
-    "569x30": breast_cancer,
-    "1e5x100": lambda: normal(100_000, 100, 1),
-    "1e6x20": lambda: normal(1_000_000, 20, 1),
-    "2000x2000": lambda: normal(2000, 2000, 1),
-    "1797x64x10": digits,
-    "60000x784x10": like_mnist,
-    "1e5x50x10": lambda: normal(100_000, 50, 10),
-}
 
 
 def value_and_gap(data: Data, w: Any, b: Any) -> tuple[np.longdouble, float]:
@@ -133,160 +73,31 @@ def polished(data: Data, w: Any, b: Any) -> np.ndarray:
     return b
 
 
-# ---- adapters: each returns call(tolerance) -> (w, b) ----------------------------------------------------------------
-
-
 def of_fundl(data: Data, method: str = "auto") -> Callable[[float], Any]:
     model = logistic_regression if data.k == 1 else softmax_regression
     options = {} if data.k == 1 else {"num_classes": data.k}
 
     def call(tol: float) -> Any:
         fit = model.fit(data.X, data.y, l2=L2, method=method, tol=tol, **options)
-        assert float(fit.certificate.suboptimality) <= max(GOAL, 1e-8 if data.X.dtype.itemsize < 8 else 0) * float(
-            fit.certificate.objective
-        )
         return fit.params
 
     return call
 
 
-def of_sklearn(solver: str) -> Callable[[Data], Callable[[float], Any]]:
-    def adapter(data: Data) -> Callable[[float], Any]:
-        from sklearn.linear_model import LogisticRegression
-
-        def call(tol: float) -> Any:
-            model = LogisticRegression(C=1 / L2, solver=solver, tol=tol, max_iter=10_000).fit(data.X, data.y)
-            w, b = model.coef_.T, model.intercept_
-            return (w[:, 0], b[0]) if data.k == 1 else (w, b)
-
-        return call
-
-    return adapter
-
-
-def of_glum(data: Data) -> Callable[[float], Any]:
-    from glum import GeneralizedLinearRegressor
-
-    if data.k > 1:
-        raise ModuleNotFoundError(name="glum has no softmax and")
-
-    def call(tol: float) -> Any:
-        model = GeneralizedLinearRegressor(family="binomial", alpha=L2 / len(data.X), gradient_tol=tol, max_iter=1000)
-        model.fit(data.X, data.y)
-        return model.coef_, model.intercept_
-
-    return call
-
-
-def of_torch(data: Data) -> Callable[[float], Any]:
-    import torch
-
-    X = torch.from_numpy(data.X)
-    y = torch.from_numpy(data.y).to(X.dtype if data.k == 1 else torch.int64)
-    n = len(data.X)
-
-    def call(tol: float) -> Any:
-        shape = (data.X.shape[1],) if data.k == 1 else (data.X.shape[1], data.k)
-        w = torch.zeros(shape, dtype=X.dtype, requires_grad=True)
-        b = torch.zeros(shape[1:], dtype=X.dtype, requires_grad=True)
-        solver = torch.optim.LBFGS(
-            [w, b], max_iter=2000, max_eval=4000, history_size=10, tolerance_grad=tol, tolerance_change=0,
-            line_search_fn="strong_wolfe",
-        )  # fmt: skip
-
-        def closure() -> Any:
-            solver.zero_grad()
-            z = X @ w + b
-            if data.k == 1:
-                J = torch.nn.functional.binary_cross_entropy_with_logits(z, y)
-            else:
-                J = torch.nn.functional.cross_entropy(z, y)
-            J = J + L2 / 2 / n * (w * w).sum()
-            J.backward()
-            return J
-
-        solver.step(closure)
-        return w.detach().numpy(), b.detach().numpy()
-
-    return call
-
-
-def mean_objective(data: Data) -> tuple[Any, Any, Any]:
-    X, y = jnp.asarray(data.X), jnp.asarray(data.y)
-    d, n = X.shape[1], X.shape[0]
-
-    def J(params: Any, X: Any, y: Any) -> Any:
-        z = X @ params[0] + params[1]
-        if data.k == 1:
-            L = jax.nn.softplus(z) - y.astype(z.dtype) * z
-        else:
-            L = jax.nn.logsumexp(z, axis=1) - jnp.take_along_axis(z, y[:, None], axis=1)[:, 0]
-        return jnp.mean(L) + L2 / 2 / n * jnp.sum(params[0] ** 2)
-
-    shape = (d,) if data.k == 1 else (d, data.k)
-    return J, (jnp.zeros(shape, X.dtype), jnp.zeros(shape[1:], X.dtype)), (X, y)
-
-
-def of_jaxopt(data: Data) -> Callable[[float], Any]:
-    import jaxopt
-
-    J, start, (X, y) = mean_objective(data)
-
-    @jax.jit
-    def run(start: Any, X: Any, y: Any, tol: Any) -> Any:
-        return jaxopt.LBFGS(J, tol=tol, maxiter=2000, jit=True).run(start, X, y).params
-
-    return lambda tol: run(start, X, y, tol)
-
-
-def of_optax(data: Data) -> Callable[[float], Any]:
-    import optax
-
-    J, start, (X, y) = mean_objective(data)
-    solver = optax.lbfgs()
-
-    @jax.jit
-    def run(start: Any, X: Any, y: Any, tol: Any) -> Any:
-        def f(params: Any) -> Any:
-            return J(params, X, y)
-
-        value_and_grad = optax.value_and_grad_from_state(f)
-
-        def step(carry: Any) -> Any:
-            params, state, _, count = carry
-            value, grad = value_and_grad(params, state=state)
-            updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=f)
-            return optax.apply_updates(params, updates), state, optax.tree.norm(grad), count + 1
-
-        first = (start, solver.init(start), jnp.asarray(jnp.inf, X.dtype), jnp.asarray(0))
-        return jax.lax.while_loop(lambda c: (c[2] > tol) & (c[3] < 2000), step, first)[0]
-
-    return lambda tol: run(start, X, y, tol)
-
-
-RIVALS: dict[str, Callable[[Data], Callable[[float], Any]]] = {
-    **{f"sklearn {s}": of_sklearn(s) for s in ("lbfgs", "newton-cg", "newton-cholesky", "sag", "saga")},
-    "glum": of_glum,
-    "torch L-BFGS": of_torch,
-    "jaxopt L-BFGS": of_jaxopt,
-    "optax L-BFGS": of_optax,
-}
-
-
-def tolerance(call: Callable[[float], Any], values: Callable[[Any], Any], ladder: tuple[float, ...], best: Any) -> Any:
+def tolerance(call: Callable[[float], Any], values: Callable[[Any], Any], goal: float, best: Any) -> Any:
     """The loosest tolerance that reaches the goal, what it reached, and why not if none does."""
     start, reached = time.perf_counter(), np.inf
-    for tol in ladder:
+    for tol in LADDER:
         reached = float((values(call(tol)) - best) / best)
-        if reached <= GOAL:
+        if reached <= goal:
             return tol, reached, ""
         if time.perf_counter() - start > PATIENCE:
             return None, reached, f"stopped after {PATIENCE:g} s"
     return None, reached, "does not reach it"
 
 
-def run(case: str, dtype: str, repeats: int, only: list[str] | None = None) -> dict[str, Any]:
-    data = CASES[case]()
+def run(case: str, dtype: str, repeats: int, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    data, goal = classes(case), GOALS[dtype]
     data = data._replace(X=np.ascontiguousarray(data.X.astype(dtype)))
     w, b = of_fundl(data._replace(X=data.X.astype(float)))(0.0)
     best, gap = value_and_gap(data, w, polished(data, w, b))
@@ -297,14 +108,12 @@ def run(case: str, dtype: str, repeats: int, only: list[str] | None = None) -> d
 
     calls, rows, missing = {}, {}, []
     mine = of_fundl(data)
-    calls["fundl"], rows["fundl"] = (
-        (lambda: mine(GOAL)),
-        {"tol": GOAL, "reached": float((values(mine(GOAL)) - best) / best)},
-    )
-    calls["fundl, tol=0"] = lambda: mine(0.0)
-    rows["fundl, tol=0"] = {"tol": 0.0, "reached": float((values(mine(0.0)) - best) / best)}
+    for name, tol in (("fundl", goal), ("fundl, tol=0", 0.0)):
+        calls[name] = lambda tol=tol: mine(tol)
+        rows[name] = {"tol": tol, "reached": float((values(mine(tol)) - best) / best)}
+    assert rows["fundl"]["reached"] <= goal, f"fundl ends at {rows['fundl']['reached']:.1e} f* above f*"
     for name, adapter in RIVALS.items():
-        if only and not any(word in name for word in only):
+        if not wanted(name):
             continue
         if name.endswith(("sag", "saga")) and data.X.size > 2e5:
             continue
@@ -314,7 +123,7 @@ def run(case: str, dtype: str, repeats: int, only: list[str] | None = None) -> d
         try:
             call = adapter(data)
             print(f"  {case} {dtype}: {name}", file=sys.stderr, flush=True)
-            tol, reached, why = tolerance(call, values, LADDER, best)
+            tol, reached, why = tolerance(call, values, goal, best)
         except ModuleNotFoundError as error:
             missing.append(f"{name} ({error.name} is not there)")
             continue
@@ -324,7 +133,12 @@ def run(case: str, dtype: str, repeats: int, only: list[str] | None = None) -> d
             calls[name], rows[name] = (lambda call=call, tol=tol: call(tol)), {"tol": tol, "reached": reached}
     times = stopwatch.interleave(calls, repeats=repeats, progress=case)
     for name, t in times.items():
-        rows[name] |= {"ms": 1e3 * t.median, "first_ms": 1e3 * t.first, "ratio": stopwatch.ratio(times["fundl"], t)}
+        rows[name] |= {
+            "ms": 1e3 * t.median,
+            "spread": t.spread,
+            "first_ms": 1e3 * t.first,
+            "ratio": stopwatch.ratio(times["fundl"], t),
+        }
     rivals = {name: row for name, row in rows.items() if not name.startswith("fundl")}
     fastest = min(rivals, key=lambda name: rivals[name]["ms"], default=None)
     return {
@@ -362,23 +176,29 @@ def first_result() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", nargs="*", choices=[*CASES, "first"], default=list(CASES))
-    parser.add_argument("--dtype", nargs="*", choices=["float64", "float32"], default=["float64"])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="*", help="rivals whose name holds one of these words")
-    parser.add_argument("--json", type=Path, help="also write the results to this file, beside those of other cases")
+    parser = options.parser(__doc__)
+    parser.add_argument("--dtype", nargs="*", choices=[*GOALS], default=[*GOALS])
     args = parser.parse_args()
+    chosen = options.sizes(args, (*SIZES, "first"), QUICK, dimensions=(2, 3))
+    repeats = 2 if args.quick else args.repeats
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")
     found: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"cases": {}}
-    for case in args.case:
+    found["machine"] = stopwatch.machine()
+
+    def keep() -> None:
+        """At once: a long run may be cut short."""
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    for case in chosen:
         if case == "first":
             found["first_result_s"] = first_result()
             print(found["first_result_s"])
+            keep()
             continue
-        for dtype in args.dtype:
-            here = run(case, dtype, args.repeats, args.only)
+        for dtype in args.dtype[: 1 if args.quick else None]:
+            here = run(case, dtype, repeats, lambda name: options.wanted(args, name))
             rows = [
                 (name, r["ms"], r["first_ms"], r["ratio"], r["reached"], r["tol"])
                 for name, r in here["results"].items()
@@ -388,9 +208,7 @@ def main() -> None:
             for line in here["missing"]:
                 print("left out:", line)
             found["cases"][f"{case} {dtype}"] = here
-    found["machine"] = stopwatch.machine()
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+            keep()
 
 
 if __name__ == "__main__":

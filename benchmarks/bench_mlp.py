@@ -7,11 +7,9 @@ batches in the same order, and must reach the same loss. The gradients are compa
 sizes and activations, 20 steps of plain gradient descent in one program each.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import stopwatch
+from benchmarks import options, stopwatch
 from fundl import descent, mlp
 
 SIZES, BATCH, RATE = (784, 256, 128, 10), 128, 1e-3
@@ -158,13 +156,15 @@ def with_torch(params: mlp.Params, X: np.ndarray, y: np.ndarray) -> Callable[[],
 RIVALS = {"flax + optax": with_flax, "equinox + optax": with_equinox, "torch": with_torch}
 
 
-def run(rows: int = 12800, repeats: int = 7) -> dict[str, Any]:
+def run(rows: int, repeats: int, wanted: Callable[[str], bool], quick: bool) -> dict[str, Any]:
     """Epoch times of all that are installed, and the loss that each reached."""
     X, y = problem(rows)
     params = mlp.init(jax.random.key(1), SIZES, dtype=jnp.float32)
     calls = {"fundl": with_fundl(params, X, y)}
     missing = []
     for name, adapter in RIVALS.items():
+        if not wanted(name):
+            continue
         try:
             calls[name] = adapter(params, X, y)
         except ModuleNotFoundError as error:
@@ -176,6 +176,7 @@ def run(rows: int = 12800, repeats: int = 7) -> dict[str, Any]:
         {
             "name": name,
             "step_ms": 1e3 * t.median / steps,
+            "spread": t.spread,
             "epoch_s": t.median,
             "ratio": stopwatch.ratio(times["fundl"], t),
             "loss": reached[name],
@@ -189,7 +190,7 @@ def run(rows: int = 12800, repeats: int = 7) -> dict[str, Any]:
         "missing": missing,
         "results": results,
         "fundl over the best rival": None if best is None else best["ratio"],
-        "gradients": gradients(),
+        "gradients": gradients(GRADIENTS[:1], 3) if quick else gradients(GRADIENTS),
     }
 
 
@@ -207,11 +208,11 @@ def descend(value_and_gradient: Callable[..., Any], steps: int = 20) -> Callable
     return run
 
 
-def gradients(repeats: int = 15) -> list[dict[str, Any]]:
+def gradients(networks: list[Any], repeats: int = 15) -> list[dict[str, Any]]:
     """Time, operations and temporary memory of the gradient by hand, each over those of jax.value_and_grad."""
     automatic = jax.value_and_grad(mlp.loss)
     found = []
-    for sizes, n, activation in GRADIENTS:
+    for sizes, n, activation in networks:
         params = mlp.init(jax.random.key(0), sizes, activation=activation, dtype=jnp.float32)
         X = jax.random.normal(jax.random.key(1), (n, sizes[0]), jnp.float32)
         y = jnp.arange(n) % sizes[-1]
@@ -240,12 +241,12 @@ def gradients(repeats: int = 15) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options.parser(__doc__, repeats=7)
     parser.add_argument("--rows", type=int, default=12800)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     args = parser.parse_args()
-    found = run(args.rows, args.repeats)
+    options.sizes(args, ())
+    rows, repeats = (1280, 3) if args.quick else (args.rows, args.repeats)
+    found = run(rows, repeats, lambda name: options.wanted(args, name), args.quick)
     rows = [(r["name"], r["step_ms"], r["epoch_s"], r["ratio"], r["loss"]) for r in found["results"]]
     print(stopwatch.table(rows, ("", "ms a step", "s an epoch", "fundl / this", "loss reached")))
     rows = [tuple(g.values()) for g in found["gradients"]]

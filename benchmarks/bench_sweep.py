@@ -1,22 +1,20 @@
 """Many fits against loops over scikit-learn, which must reach the same optima.
 
-    python -m benchmarks.bench_sweep [--only NAME] [--json FILE]
+    python -m benchmarks.bench_sweep [--size breast_cancer,ridge] [--json FILE]
 
 Each rival runs at the loosest tolerance at which every fit has f - f* <= 1e-10 f*; so does fundl.
 """
 
-import argparse
 import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import stopwatch
+from benchmarks import options, stopwatch
 from fundl import datasets, sweep
 
 TOL = 1e-12  # of fundl, relative to f
@@ -112,6 +110,7 @@ def rows(name: str, fits: int, times: Any, reached: Any, rival: str, more: Any =
             {
                 "name": who,
                 "seconds": t.median,
+                "spread": t.spread,
                 "first": t.first,
                 "ratio": stopwatch.ratio(t, times[rival]),
                 "error": reached[who],
@@ -121,27 +120,27 @@ def rows(name: str, fits: int, times: Any, reached: Any, rival: str, more: Any =
     }
 
 
-def breast_cancer(repeats: int) -> Any:
+def breast_cancer(repeats: int, quick: bool = False) -> Any:
     """20 penalties x 50 bootstrap replicates."""
     data = datasets.breast_cancer()
     n = len(data.y)
-    S = np.asarray(sweep.bootstrap(n, 50, jax.random.key(0)), float)
+    S = np.asarray(sweep.bootstrap(n, 4 if quick else 50, jax.random.key(0)), float)
     Y = (np.asarray(data.y) == 1).astype(float)[:, None]
-    return binary("breast cancer, bootstrap", standardised(data.X), Y, S, None, np.geomspace(1e3, 1e-2, 20), repeats)
+    l2 = np.geomspace(1e3, 1e-2, 3 if quick else 20)
+    return binary("breast cancer, bootstrap", standardised(data.X), Y, S, None, l2, repeats)
 
 
-def one_vs_rest(repeats: int) -> Any:
+def one_vs_rest(repeats: int, quick: bool = False) -> Any:
     """10 digits x 10 penalties x 5 folds."""
     data = datasets.digits()
     Y = (np.asarray(data.y)[:, None] == np.arange(10)).astype(float)
     held = np.asarray(sweep.folds(len(Y), 5, jax.random.key(0)))
     X = np.asarray(data.X, float) / 16
-    return binary(
-        "digits, one against the rest", X, Y, np.ones((1, len(Y))), held, np.geomspace(1e2, 1e-2, 10), repeats
-    )
+    l2 = np.geomspace(1e2, 1e-2, 2 if quick else 10)
+    return binary("digits, one against the rest", X, Y, np.ones((1, len(Y))), held, l2, repeats)
 
 
-def multinomial(repeats: int) -> Any:
+def multinomial(repeats: int, quick: bool = False) -> Any:
     """10 penalties x 5 folds and all rows, against LogisticRegressionCV."""
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import PredefinedSplit
@@ -149,7 +148,7 @@ def multinomial(repeats: int) -> Any:
     data = datasets.digits()
     X, y = np.asarray(data.X, float) / 16, np.asarray(data.y)
     held = np.asarray(sweep.folds(len(y), 5, jax.random.key(0)))
-    l2 = np.geomspace(1e2, 1e-2, 10)
+    l2 = np.geomspace(1e2, 1e-2, 2 if quick else 10)
     arrays = jnp.asarray(X), jnp.asarray(y), jnp.asarray(l2), jnp.asarray(held)
 
     def ours(tol: float = TOL) -> Any:
@@ -177,7 +176,7 @@ def multinomial(repeats: int) -> Any:
         reached[who] = _worst_of_paths(found[who].coefs_paths_, paths, X, y, held, l2, f_star)
     times = stopwatch.interleave(calls, repeats=repeats, progress="multinomial")
     rival = min(("newton-cg", "lbfgs"), key=lambda who: times[who].median)
-    return rows("digits, multinomial, 5-fold path", 60, times, reached, rival)
+    return rows("digits, multinomial, 5-fold path", 6 * len(l2), times, reached, rival)
 
 
 def _worst_of_paths(paths: Any, one: Any, X: Any, y: Any, held: Any, l2: Any, f_star: Any) -> float:
@@ -190,7 +189,7 @@ def _worst_of_paths(paths: Any, one: Any, X: Any, y: Any, held: Any, l2: Any, f_
     return worst
 
 
-def ridge(repeats: int) -> Any:
+def ridge(repeats: int, quick: bool = False) -> Any:
     """100 penalties with leave-one-out, against RidgeCV."""
     from sklearn.linear_model import RidgeCV
 
@@ -203,7 +202,7 @@ def ridge(repeats: int) -> Any:
         "ridge, 10000 x 100": (wide, wide @ rng.normal(size=100) + 5 * rng.normal(size=10000)),
     }
     l2 = np.geomspace(1e4, 1e-2, 100)
-    for name, (X, y) in problems.items():
+    for name, (X, y) in list(problems.items())[: 1 if quick else None]:
         arrays = jnp.asarray(X), jnp.asarray(y), jnp.asarray(l2)
         model = RidgeCV(alphas=l2, store_cv_results=True)
         calls = {
@@ -223,16 +222,14 @@ PROBLEMS = {"breast_cancer": breast_cancer, "one_vs_rest": one_vs_rest, "multino
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=PROBLEMS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="put the results into this file, beside those of other problems")
-    args = parser.parse_args()
+    args = options.parser(__doc__, repeats=3).parse_args()
+    options.no_rivals(args)
+    chosen = options.sizes(args, list(PROBLEMS), ["breast_cancer"])
     jax.config.update("jax_enable_x64", True)
     before = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"problems": []}
     kept = {p["problem"]: p for p in before["problems"]}
-    for name in [args.only] if args.only else PROBLEMS:
-        found = PROBLEMS[name](args.repeats)
+    for name in chosen:
+        found = PROBLEMS[name](1 if args.quick else args.repeats, args.quick)
         for p in found if isinstance(found, list) else [found]:
             kept[p["problem"]] = p
             print(f"{p['problem']}, {p['fits']} fits, against {p['rival']}")

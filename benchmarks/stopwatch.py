@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import platform
 import statistics
 import sys
@@ -11,6 +12,11 @@ from importlib import metadata
 from typing import Any
 
 import jax
+
+PACKAGES = (
+    "jax", "jaxlib", "optax", "numpy", "scipy", "scikit-learn", "torch", "flax", "equinox", "jaxopt", "optimistix",
+    "lineax", "statsmodels", "glum", "celer", "skglm",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +34,14 @@ class Timing:
     def best(self) -> float:
         return min(self.seconds)
 
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, over the median."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / self.median
+
 
 def interleave(
     candidates: Mapping[str, Callable[[], Any]], *, repeats: int = 7, progress: str = ""
@@ -38,6 +52,7 @@ def interleave(
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     first: dict[str, float] = {}
+    progress = progress if sys.stderr.isatty() else ""
     for round_ in range(repeats + 1):
         if progress:
             print(f"\r{progress}: round {round_}/{repeats}", end="", file=sys.stderr, flush=True)
@@ -59,21 +74,37 @@ def ratio(a: Timing, b: Timing) -> float:
     return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
 
 
+def versions() -> dict[str, str | None]:
+    """Of fundl's foundations and of every rival; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Its model where the system tells (Linux), else its family."""
+    info = pathlib.Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
 def machine() -> dict[str, Any]:
     """What a stranger needs to place the figures: processor, threads, versions."""
-    versions = {}
-    for name in ("jax", "jaxlib", "optax", "numpy", "scipy", "scikit-learn", "torch", "flax", "equinox"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    threads = {name: os.environ[name] for name in os.environ if name.endswith("_NUM_THREADS")}
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "processor": processor(),
+        "cores": cores(),
         "python": platform.python_version(),
-        "threads": threads,
-        "versions": versions,
+        "threads": {name: os.environ[name] for name in os.environ if name.endswith("_NUM_THREADS")},
+        "versions": versions(),
         "device": jax.devices()[0].device_kind,
     }
 

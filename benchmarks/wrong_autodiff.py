@@ -6,9 +6,7 @@ The examiner is given each function with its right gradient by hand. It must fin
 function part, say so, and pass the rule.
 """
 
-import argparse
 import json
-import pathlib
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import stopwatch
+from benchmarks import options, stopwatch
 from fundl import verify
 
 
@@ -114,9 +112,9 @@ def run() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=pathlib.Path, help="also write the results to this file")
-    arguments = parser.parse_args()
+    arguments = options.parser(__doc__).parse_args()
+    options.sizes(arguments, ())
+    options.no_rivals(arguments)
     found = run()
     for r in found["results"]:
         print(r)

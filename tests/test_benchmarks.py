@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks import stopwatch, tables, wrong_autodiff
+from benchmarks import options, records, run, stopwatch, tables, wrong_autodiff
 
 
 def test_readme_tables_are_generated_from_the_results():
@@ -52,3 +52,83 @@ def test_published_faults_of_autodiff_are_found_by_the_examiner():
         report = wrong_autodiff.examine(case)
         assert report.ok, str(report)
         assert any("jax.grad of f is wrong" in text for text in report.reference)
+
+
+# ---- one command for every question ----------------------------------------------------------------------------------
+
+GOOD = """
+import json, sys
+rows = [{"size": "9x2", "name": "fundl", "ms": 3.0, "digits": 16.0}, {"size": "9x2", "name": "slow", "ms": 9.0},
+        {"size": "9x2", "name": "quick", "ms": 2.0, "digits": 7.0}]
+print("seen", sys.argv[1:])
+json.dump({"results": rows, "machine": {}}, open(sys.argv[sys.argv.index("--json") + 1], "w"))
+"""
+
+
+@pytest.fixture
+def questions(monkeypatch, tmp_path):
+    """Three questions made up: one that is answered, one that fails, one that has not the size asked for."""
+    for name, code in {"good": GOOD, "bad": "raise ValueError('broken')", "other": "raise SystemExit(3)"}.items():
+        (tmp_path / f"fake_{name}.py").write_text(code)
+    found = {name: run.Question(f"fake_{name}", name) for name in ("bad", "good", "other")}
+    monkeypatch.setattr(run, "QUESTIONS", found)
+    monkeypatch.setattr(run, "PACKAGE", "")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return found
+
+
+def test_a_failing_question_does_not_lose_the_others(questions, tmp_path, capfd):
+    assert run.main(["--csv", str(tmp_path / "all.csv"), "--json", str(tmp_path / "out"), "--size", "9x2"]) == 1
+    text, errors = capfd.readouterr()
+    assert "[1/3] bad: failed" in text
+    assert "[3/3] other: left out" in text
+    assert "broken" in errors
+    assert "fundl loses" in next(line for line in text.splitlines() if line.startswith("good"))
+    lines = (tmp_path / "all.csv").read_text().splitlines()
+    assert lines[1].startswith("good,9x2,fundl,0.003,")
+    assert len(lines) == 4
+    assert run.main(["--only", "good"]) == 0
+
+
+def test_options_reach_the_questions_and_unknown_ones_are_named(questions, capfd):
+    assert run.main(["--only", "good", "--verbose", "--quick", "--rivals", "a,b"]) == 0
+    assert "'--quick'" in (text := capfd.readouterr().out)
+    assert "'--rivals', 'a,b'" in text
+    assert run.main(["--only", "nonsense"]) == 2
+
+
+def test_rivals_that_are_not_there_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(stopwatch, "PACKAGES", ("jax", "no-such-rival"))
+    assert run.main(["--list"]) == 0
+    assert "left out: no-such-rival" in (text := capsys.readouterr().out)
+    assert "pip install 'fundl[bench]'" in text
+    assert all(name in text for name in run.QUESTIONS)
+
+
+def test_every_question_has_its_module_and_takes_the_shared_options():
+    for question in run.QUESTIONS.values():
+        text = (tables.HERE / f"{question.module}.py").read_text()
+        assert "options.parser(" in text
+        assert "options.sizes(" in text
+
+
+def test_sizes_are_read_and_what_is_not_there_is_said(capsys):
+    def given(text):
+        return options.parser("").parse_args(text.split())
+
+    assert options.shape("1e5x100") == (100_000, 100)
+    assert options.sizes(given(""), ["a", "b"], ["q"]) == ["a", "b"]
+    assert options.sizes(given("--quick"), ["a", "b"], ["q"]) == ["q"]
+    assert options.sizes(given("--size b,5x2,7"), ["a", "b"], dimensions=[2]) == ["b", "5x2"]
+    assert "no size 7; there are: a, b, or any NxD" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        options.sizes(given("--size 7"), [])
+    assert caught.value.code == options.NOT_HERE
+
+
+def test_results_of_every_question_are_read_as_rows():
+    for path in records.RESULTS.glob("*.json"):
+        rows = records.records(path.stem, json.loads(path.read_text()))
+        assert rows or path.stem == "wrong_autodiff", path
+        if path.stem not in ("wrong_autodiff", "examiner"):
+            assert any(own.own and rival for own, rival in records.against_rivals(rows)), path
