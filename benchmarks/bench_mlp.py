@@ -7,6 +7,7 @@ batches in the same order, and must reach the same loss. The gradients are compa
 sizes and activations, 20 steps of plain gradient descent in one program each.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import options, stopwatch
+from benchmarks import limits, options, stopwatch
 from fundl import descent, mlp
 
 SIZES, BATCH, RATE = (784, 256, 128, 10), 128, 1e-3
@@ -183,6 +184,8 @@ def run(rows: int, repeats: int, wanted: Callable[[str], bool], quick: bool) -> 
         }
         for name, t in times.items()
     ]
+    work = 6 * BATCH * sum(a * b for a, b in itertools.pairwise(SIZES))  # three products a layer, two operations each
+    peak = limits.peak("GEMM", "float32", limits.products(500 if quick else 2000, np.float32, repeats=5))
     best = min((r for r in results if r["name"] != "fundl"), key=lambda r: r["step_ms"], default=None)
     return {
         "question": "training step, 784-256-128-10, batch 128, Adam, float32",
@@ -190,6 +193,7 @@ def run(rows: int, repeats: int, wanted: Callable[[str], bool], quick: bool) -> 
         "missing": missing,
         "results": results,
         "fundl over the best rival": None if best is None else best["ratio"],
+        "share of peak": work / (1e-3 * results[0]["step_ms"]) / (1e9 * peak),
         "gradients": gradients(GRADIENTS[:1], 3) if quick else gradients(GRADIENTS),
     }
 
@@ -248,6 +252,7 @@ def main() -> None:
     rows, repeats = (1280, 3) if args.quick else (args.rows, args.repeats)
     found = run(rows, repeats, lambda name: options.wanted(args, name), args.quick)
     rows = [(r["name"], r["step_ms"], r["epoch_s"], r["ratio"], r["loss"]) for r in found["results"]]
+    print(f"fundl's products over the rate of a large one: {found['share of peak']:.2f}")
     print(stopwatch.table(rows, ("", "ms a step", "s an epoch", "fundl / this", "loss reached")))
     rows = [tuple(g.values()) for g in found["gradients"]]
     print("\nthe gradient by hand over jax.value_and_grad of the same network")

@@ -35,6 +35,7 @@ class Question:
 
 
 QUESTIONS = {
+    "limits": Question("limits", "what this machine can do, and what measuring costs"),
     "wrong_autodiff": Question("wrong_autodiff", "where jax.grad itself is wrong"),
     "mlp": Question("bench_mlp", "a training step, and its gradient by hand against jax.grad"),
     "least_squares": Question("bench_least_squares", "least squares: time and digits"),

@@ -18,6 +18,11 @@ def mlp(found: dict[str, Any]) -> str:
     lines.append("|---|---|---|---|")
     for r in found["results"]:
         lines.append(f"| {r['name']} | {r['step_ms']:.2f} | {r['ratio']:.2f} | {r['loss']:.4f} |")
+    if "share of peak" in found:
+        lines += [
+            "",
+            f"The step's matrix products a second, over the rate of a large one: {found['share of peak']:.2f}.",
+        ]
     lines += ["", "The gradient by hand over `jax.value_and_grad` of the same network:", ""]
     lines += ["| | batch | time | operations | temporary memory |", "|---|---|---|---|---|"]
     for g in found["gradients"]:
@@ -132,7 +137,22 @@ def sweep(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def limits(found: dict[str, Any]) -> str:
+    """What the machine can do, and what measuring costs."""
+    rows = found["results"]
+    lines = ["| | by | float64 | float32 | |", "|---|---|---|---|---|"]
+    for problem, name in dict.fromkeys((r["problem"], r["name"]) for r in rows):
+        here = [r for r in rows if (r["problem"], r["name"]) == (problem, name)]
+        rates = [
+            next((f"{r['rate']:.3g}" for r in here if r.get("dtype", "float64") == d), "")
+            for d in ("float64", "float32")
+        ]
+        lines.append(f"| {problem} | {name} | {' | '.join(rates)} | {here[0]['unit']} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "limits": limits,
     "examiner": examiner,
     "wrong_autodiff": wrong_autodiff,
     "least_squares": least_squares,
@@ -145,7 +165,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 def render(text: str) -> str:
     """The text with each table between its markers written anew from the results."""
     for name, table in TABLES.items():
-        found = json.loads((HERE / "results" / f"{name}.json").read_text())
+        path = HERE / "results" / f"{name}.json"
+        if not path.exists():  # not measured yet: its place stays empty
+            continue
+        found = json.loads(path.read_text())
         versions = found["machine"]["versions"]
         about = ", ".join(f"{k} {v}" for k, v in versions.items() if v)
         body = f"{table(found)}\n\n{found['machine']['cores']} cores ({found['machine']['processor']}); {about}."

@@ -3,9 +3,10 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
-from benchmarks import options, records, run, stopwatch, tables, wrong_autodiff
+from benchmarks import limits, options, records, run, stopwatch, tables, wrong_autodiff
 
 
 def test_readme_tables_are_generated_from_the_results():
@@ -133,3 +134,23 @@ def test_results_of_every_question_are_read_as_rows():
         assert len({(r.case, r.name) for r in rows}) == len(rows), path
         if path.stem not in ("wrong_autodiff", "examiner"):
             assert any(own.own and rival for own, rival in records.against_rivals(rows)), path
+
+
+# ---- the physical limit ----------------------------------------------------------------------------------------------
+
+
+def test_limits_count_the_work_and_the_harness_costs_little():
+    rows = limits.products(64, np.float32, 2) + limits.bandwidth(1, 2)
+    for r in rows:
+        work = {"GEMM": 2 * 64**3, "SYRK": 4 * 64**3, "copy": 2 * 2**20}[r["problem"]]
+        assert r["rate"] == pytest.approx(work / r["seconds"] / 1e9)
+    assert limits.peak("GEMM", "float32", rows) == max(r["rate"] for r in rows if r["problem"] == "GEMM")
+    nothing, dispatch = limits.overheads(20)
+    assert nothing["seconds"] < dispatch["seconds"]
+
+
+def test_limits_have_a_table(tmp_path, monkeypatch):
+    rows = limits.products(8, np.float32, 1) + limits.products(8, np.float64, 1) + limits.overheads(1)
+    text = tables.limits({"results": rows})
+    assert len(text.splitlines()) == 2 + 4 + 2
+    assert all(line.count("|") == 6 for line in text.splitlines())
