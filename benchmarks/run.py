@@ -37,6 +37,7 @@ class Question:
 QUESTIONS = {
     "limits": Question("limits", "what this machine can do, and what measuring costs"),
     "wrong_autodiff": Question("wrong_autodiff", "where jax.grad itself is wrong"),
+    "losses": Question("bench_losses", "losses and activations: value with gradient, error, operations"),
     "mlp": Question("bench_mlp", "a training step, and its gradient by hand against jax.grad"),
     "least_squares": Question("bench_least_squares", "least squares: time and digits"),
     "logistic_regression": Question("bench_logistic_regression", "logistic and softmax fits, all to the same optimum"),

@@ -151,12 +151,28 @@ def limits(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def losses(found: dict[str, Any]) -> str:
+    """Value with gradient: fundl's time over each rival's, with the worst relative error."""
+    who = ("jax.grad, plain formula", "optax", "jax.nn", "torch")
+    lines = [f"| | us, fundl (error) | {' | '.join(f'/ {name} (error)' for name in who)} | operations | bytes |"]
+    lines.append("|---" * (len(who) + 4) + "|")
+    for size, problem in dict.fromkeys((r["size"], r["problem"]) for r in found["results"]):
+        rows = {r["name"]: r for r in found["results"] if (r["size"], r["problem"]) == (size, problem)}
+        own, plain = rows["fundl"], rows.get(who[0])
+        cells = [f"{problem} {size}", f"{1e6 * own['seconds']:.3g} ({own['error']:.0e})"]
+        cells += [f"{rows[n]['ratio']:.2f} ({rows[n]['error']:.0e})" if n in rows else "" for n in who]
+        cells += [f"{own[k] / plain[k]:.2f}" if plain and plain[k] else "" for k in ("operations", "bytes")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Operations and bytes are over those of jax.grad of the plain formula."])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "limits": limits,
     "examiner": examiner,
     "wrong_autodiff": wrong_autodiff,
     "least_squares": least_squares,
     "logistic_regression": logistic_regression,
+    "losses": losses,
     "sweep": sweep,
     "mlp": mlp,
 }

@@ -1,0 +1,43 @@
+"""Every loss and activation of fundl is measured, and the error beside the time is a true one."""
+
+import numpy as np
+
+from benchmarks import bench_losses, tables
+from benchmarks.functions import FUNCTIONS
+from fundl import activations, losses
+
+NOT_THERE = {"identity", "linear_cross_entropy", "sum_and_weight"}  # nothing to compute, another question, no loss
+
+
+def test_every_loss_and_activation_is_measured():
+    public = {n for m in (losses, activations) for n in m.__all__ if not n.endswith("_backward")}
+    assert public - NOT_THERE == set(FUNCTIONS)
+
+
+def test_all_compute_the_same_and_the_error_is_seen():
+    for name in ("tanh", "logsumexp", "huber"):
+        dy, inputs = bench_losses.drawn(FUNCTIONS[name], (6, 5))
+        exact = bench_losses.truth(name, dy, inputs)
+        found = {who: step(dy, *inputs) for who, step in bench_losses.steps(name, lambda who: True).items()}
+        assert {"fundl", "jax.grad, plain formula"} <= found.keys()
+        for value, gradient in found.values():
+            assert bench_losses.error((value, gradient), exact) < 1e-5
+            assert bench_losses.error((value, gradient * 1.01), exact) > 1e-3
+        assert bench_losses.error((np.nan * exact[0], exact[1]), exact) > 1
+
+
+def test_the_loop_takes_every_step():
+    dy, inputs = bench_losses.drawn(FUNCTIONS["mse"], (4, 3))
+    step = bench_losses.own("mse")
+    x = inputs[0]
+    for _ in range(3):
+        x = x + 0.1 * step(dy, x, inputs[1])[1]
+    moved, _ = bench_losses.looped(step, 3)(np.float32(0.1), dy, *inputs)
+    np.testing.assert_allclose(moved, x, rtol=1e-5)
+
+
+def test_rows_have_counts_and_make_a_table():
+    rows = bench_losses.measure("relu", "8x4", 1, lambda who: who != "torch")
+    assert [r["name"] for r in rows] == ["fundl", "jax.grad, plain formula", "jax.nn"]
+    assert all(r["bytes"] > 0 and r["seconds"] > 0 for r in rows)
+    assert tables.losses({"results": rows}).splitlines()[2].startswith("| relu 8x4 |")
