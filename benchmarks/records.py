@@ -82,7 +82,7 @@ def against_rivals(rows: list[Record]) -> list[tuple[Record, Record | None]]:
     found = []
     for here in cases.values():
         own = [r for r in here if r.own]
-        rivals = [r for r in here if not r.own]
+        rivals = [r for r in here if not r.own and not r.name.startswith("limit")]  # a limit is no rival
         if own:
             found.append((own[0], min(rivals, key=lambda r: r.seconds or 0.0, default=None)))
     return found

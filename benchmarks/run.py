@@ -43,6 +43,7 @@ QUESTIONS = {
     "logistic_regression": Question("bench_logistic_regression", "logistic and softmax fits, all to the same optimum"),
     "sweep": Question("bench_sweep", "many fits in one program"),
     "linear_cross_entropy": Question("bench_linear_cross_entropy", "the fused cross-entropy: time, memory, error"),
+    "startup": Question("bench_startup", "imports, the first result, compilation, small calls"),
     "examiner": Question(
         "bench_examiner", "wrong gradients caught, right ones accused",
         ("--quick", "--parts", "mse,tanh", "--skip", "differences,float32"), ("--jobs", "2"),

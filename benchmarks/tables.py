@@ -166,6 +166,16 @@ def losses(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Operations and bytes are over those of jax.grad of the plain formula."])
 
 
+def startup(found: dict[str, Any]) -> str:
+    """What it costs to begin, in milliseconds."""
+    lines = ["| | ms, fundl | others, ms |", "|---|---|---|"]
+    for problem in dict.fromkeys(r["problem"] for r in found["results"]):
+        own, *others = [r for r in found["results"] if r["problem"] == problem]
+        cells = [f"{r['name']} {1e3 * r['seconds']:.3g}" for r in others]
+        lines.append(f"| {problem} | {1e3 * own['seconds']:.3g} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "limits": limits,
     "examiner": examiner,
@@ -173,6 +183,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "least_squares": least_squares,
     "logistic_regression": logistic_regression,
     "losses": losses,
+    "startup": startup,
     "sweep": sweep,
     "mlp": mlp,
 }
