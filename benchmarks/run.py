@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import options, records, stopwatch
+from benchmarks import options, pictures, records, stopwatch
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "benchmarks."
@@ -44,6 +44,7 @@ QUESTIONS = {
     "sweep": Question("bench_sweep", "many fits in one program"),
     "linear_cross_entropy": Question("bench_linear_cross_entropy", "the fused cross-entropy: time, memory, error"),
     "startup": Question("bench_startup", "imports, the first result, compilation, small calls"),
+    "growth": Question("bench_growth", "how cost grows with size"),
     "examiner": Question(
         "bench_examiner", "wrong gradients caught, right ones accused",
         ("--quick", "--parts", "mse,tanh", "--skip", "differences,float32"), ("--jobs", "2"),
@@ -121,6 +122,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     found.add_argument("--threads", type=int, help="hold every library to as many cores (default: all there are)")
     found.add_argument("--json", metavar="FOLDER", type=Path, help="keep the results here, one file a question")
     found.add_argument("--csv", metavar="FILE", type=Path, help="write every row of the results as one table")
+    found.add_argument("--pictures", metavar="FOLDER", type=Path, help="draw one picture a question (matplotlib)")
     found.add_argument("--verbose", action="store_true", help="show what each question prints")
     return found.parse_args(argv)
 
@@ -156,6 +158,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{summary(rows)}")
     if given.csv:
         write_csv(given.csv, rows)
+    if given.pictures:
+        for name in dict.fromkeys(r.question for r in rows):
+            pictures.save(name, [r for r in rows if r.question == name], given.pictures)
     failed = [name for name, end in ends.items() if end == "failed"]
     if failed:
         print(f"failed, see above: {', '.join(failed)}", file=sys.stderr)

@@ -176,6 +176,20 @@ def startup(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _two(x: float) -> str:
+    return f"{round(x, 2) + 0.0:.2f}"  # -0.00 is 0.00
+
+
+def growth(found: dict[str, Any]) -> str:
+    """The fitted exponents: fundl's and the others'."""
+    lines = ["| | sizes | fundl | others |", "|---|---|---|---|"]
+    for problem in dict.fromkeys(r["problem"] for r in found["exponents"]):
+        own, *others = [r for r in found["exponents"] if r["problem"] == problem]
+        cells = [f"{r['name']} {_two(r['exponent'])}" for r in others if not r["name"].startswith("fundl")]
+        lines.append(f"| {problem} | {' '.join(own['sizes'])} | {_two(own['exponent'])} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "limits": limits,
     "examiner": examiner,
@@ -183,6 +197,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "least_squares": least_squares,
     "logistic_regression": logistic_regression,
     "losses": losses,
+    "growth": growth,
     "startup": startup,
     "sweep": sweep,
     "mlp": mlp,
