@@ -42,6 +42,7 @@ QUESTIONS = {
     "least_squares": Question("bench_least_squares", "least squares: time and digits"),
     "logistic_regression": Question("bench_logistic_regression", "logistic and softmax fits, all to the same optimum"),
     "sweep": Question("bench_sweep", "many fits in one program"),
+    "l1_paths": Question("bench_l1_paths", "sparse logistic regression along a path of penalties"),
     "linear_cross_entropy": Question("bench_linear_cross_entropy", "the fused cross-entropy: time, memory, error"),
     "startup": Question("bench_startup", "imports, the first result, compilation, small calls"),
     "growth": Question("bench_growth", "how cost grows with size"),

@@ -190,6 +190,19 @@ def growth(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def l1_paths(found: dict[str, Any]) -> str:
+    """Whole paths, every fit of them to f - f* <= 1e-8 f*."""
+    rivals = [n for n in dict.fromkeys(r["name"] for r in found["results"]) if not n.startswith("fundl")]
+    head = ("rows x columns, penalties", "s, fundl", "s, fundl in one program", *(f"{n}, s" for n in rivals))
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for size in dict.fromkeys(r["size"] for r in found["results"]):
+        rows = {r["name"]: r for r in found["results"] if r["size"] == size}
+        names = ("fundl", "fundl, one program", *rivals)
+        cells = [f"{rows[n]['seconds']:.3g}" if n in rows else "" for n in names]
+        lines.append(f"| {size}, {rows['fundl']['penalties']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "limits": limits,
     "examiner": examiner,
@@ -197,6 +210,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "least_squares": least_squares,
     "logistic_regression": logistic_regression,
     "losses": losses,
+    "l1_paths": l1_paths,
     "growth": growth,
     "startup": startup,
     "sweep": sweep,
