@@ -7,6 +7,7 @@ The error is that of the worst coefficient relative to the largest, against a so
 with leave-one-out), first (time to the first result in a fresh process). --json updates the parts that were run.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -83,13 +84,39 @@ def rivals(X: np.ndarray, y: np.ndarray) -> dict[str, Solver]:
     }
     if X.size < 1_000_000:  # minutes otherwise
         found["jnp.linalg.lstsq"] = lambda: jnp.linalg.lstsq(jnp.asarray(design()), jnp.asarray(y))[0][:-1]
-    try:
-        from sklearn.linear_model import LinearRegression, Ridge
-    except ModuleNotFoundError:
-        return found
-    found["sklearn LinearRegression"] = lambda: LinearRegression().fit(X, y).coef_
-    found["sklearn Ridge(cholesky)"] = lambda: Ridge(alpha=1e-12, solver="cholesky").fit(X, y).coef_
+    for adapter in (of_sklearn, of_statsmodels, of_lineax):
+        with contextlib.suppress(ModuleNotFoundError):  # named by benchmarks.run
+            found |= adapter(X, y)
     return found
+
+
+def of_sklearn(X: np.ndarray, y: np.ndarray) -> dict[str, Solver]:
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    return {
+        "sklearn LinearRegression": lambda: LinearRegression().fit(X, y).coef_,
+        "sklearn Ridge(cholesky)": lambda: Ridge(alpha=1e-12, solver="cholesky").fit(X, y).coef_,
+    }
+
+
+def of_statsmodels(X: np.ndarray, y: np.ndarray) -> dict[str, Solver]:
+    """Its default, the pseudo-inverse, takes longer than QR."""
+    from statsmodels.api import OLS, add_constant
+
+    return {"statsmodels OLS(qr)": lambda: OLS(y, add_constant(X)).fit(method="qr").params[1:]}
+
+
+def of_lineax(X: np.ndarray, y: np.ndarray) -> dict[str, Solver]:
+    import lineax
+
+    A, t = jnp.asarray(X), jnp.asarray(y)
+
+    @jax.jit
+    def solve(A: Any, t: Any) -> Any:
+        design = lineax.MatrixLinearOperator(jnp.concatenate([A, jnp.ones_like(A[:, :1])], axis=1))
+        return lineax.linear_solve(design, t, lineax.QR()).value[:-1]
+
+    return {"lineax QR": lambda: solve(A, t)} if X.size < 5_000_000 else {}  # minutes otherwise
 
 
 def digits(w: Any, exact: np.ndarray) -> float:

@@ -127,6 +127,9 @@ def run(case: str, dtype: str, repeats: int, wanted: Callable[[str], bool]) -> d
         except ModuleNotFoundError as error:
             missing.append(f"{name} ({error.name} is not there)")
             continue
+        except (TypeError, ValueError) as error:  # optimistix cannot do float32 while jax holds float64
+            missing.append(f"{name} fails: {str(error).splitlines()[0]}")
+            continue
         if tol is None:
             missing.append(f"{name}: {why} (f - f* = {reached:.1e} f*)")
         else:

@@ -129,10 +129,26 @@ def of_optax(data: Data) -> Callable[[float], Any]:
     return lambda tol: run(start, X, y, tol)
 
 
+def of_optimistix(data: Data) -> Callable[[float], Any]:
+    import optimistix
+
+    J, start, (X, y) = mean_objective(data)
+
+    @jax.jit
+    def run(start: Any, X: Any, y: Any, tol: Any) -> Any:
+        solver = optimistix.LBFGS(rtol=tol, atol=tol)
+        return optimistix.minimise(
+            lambda params, args: J(params, *args), solver, start, (X, y), max_steps=2000, throw=False
+        ).value
+
+    return lambda tol: run(start, X, y, tol)
+
+
 RIVALS: dict[str, Callable[[Data], Callable[[float], Any]]] = {
     **{f"sklearn {s}": of_sklearn(s) for s in ("lbfgs", "newton-cg", "newton-cholesky", "sag", "saga")},
     "glum": of_glum,
     "torch L-BFGS": of_torch,
     "jaxopt L-BFGS": of_jaxopt,
     "optax L-BFGS": of_optax,
+    "optimistix L-BFGS": of_optimistix,
 }

@@ -1,4 +1,4 @@
-"""Write the tables of the README from the tracked results: python -m benchmarks.tables [--check]."""
+"""Write the tables of the READMEs from the tracked results: python -m benchmarks.tables [--check]."""
 
 import argparse
 import json
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks import run
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -166,6 +168,20 @@ def losses(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Operations and bytes are over those of jax.grad of the plain formula."])
 
 
+def linear_cross_entropy(found: dict[str, Any]) -> str:
+    """The fused cross-entropy: time, memory and error of value and all gradients."""
+    lines = [
+        "| rows x columns x classes | | s | fundl / this | MB | fundl / this | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in found["results"]:
+        if "why" not in r:
+            cells = [r["size"], r["name"], *(f"{r[k]:.3g}" for k in ("wall", "wall ratio", "MB"))]
+            cells += [f"{r['MB ratio']:.2f}" if "MB ratio" in r else "", f"{r['error']:.0e}" if "error" in r else ""]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def startup(found: dict[str, Any]) -> str:
     """What it costs to begin, in milliseconds."""
     lines = ["| | ms, fundl | others, ms |", "|---|---|---|"]
@@ -210,6 +226,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "least_squares": least_squares,
     "logistic_regression": logistic_regression,
     "losses": losses,
+    "linear_cross_entropy": linear_cross_entropy,
     "l1_paths": l1_paths,
     "growth": growth,
     "startup": startup,
@@ -235,15 +252,24 @@ def render(text: str) -> str:
     return text
 
 
+def questions(text: str) -> str:
+    """The text with its list of questions written anew."""
+    lines = [f"| `{name}` | {q.about} |" for name, q in run.QUESTIONS.items()]
+    body = "\n".join(["| question | |", "|---|---|", *lines])
+    return re.sub(r"(<!-- questions -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{body}\n{m[2]}", text, flags=re.DOTALL)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if the README is stale; write nothing")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if one is stale; write nothing")
     arguments = parser.parse_args()
-    old = README.read_text()
-    new = render(old)
-    if arguments.check:
-        return int(old != new)
-    README.write_text(new)
+    for path, written in ((README, render), (HERE / "README.md", questions)):
+        old = path.read_text()
+        new = written(old)
+        if arguments.check and old != new:
+            return 1
+        if old != new:
+            path.write_text(new)
     return 0
 
 

@@ -1,7 +1,9 @@
 """The tables of the README are those of the tracked results, and the stopwatch and the gate work."""
 
 import json
+import re
 import time
+import tomllib
 
 import numpy as np
 import pytest
@@ -154,3 +156,17 @@ def test_limits_have_a_table(tmp_path, monkeypatch):
     text = tables.limits({"results": rows})
     assert len(text.splitlines()) == 2 + 4 + 2
     assert all(line.count("|") == 6 for line in text.splitlines())
+
+
+def test_the_readme_of_the_benchmarks_lists_every_question():
+    text = (tables.HERE / "README.md").read_text()
+    assert tables.questions(text) == text, "run: python -m benchmarks.tables"
+    assert tables.questions(text.replace("| `mlp` |", "| `mpl` |")) == text
+
+
+def test_one_extra_installs_every_rival():
+    extra = tomllib.loads((tables.HERE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"][
+        "bench"
+    ]
+    of_fundl = {"jax", "jaxlib", "optax", "numpy", "scipy"}  # fundl's own, or jax's
+    assert set(stopwatch.PACKAGES) - of_fundl <= {re.split("[>=]", name)[0] for name in extra}
