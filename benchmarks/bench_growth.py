@@ -108,7 +108,9 @@ def main() -> None:
         chosen = QUICK[name] if args.quick and name in QUICK else SERIES[name][1]
         for along, sizes in chosen.items():
             print(f"  {name} along {along}", file=sys.stderr, flush=True)
-            found["results"] += series(name, along, sizes, args.repeats, lambda who: options.wanted(args, who))
+            found["results"] += series(
+                name, along, sizes, 1 if args.quick else args.repeats, lambda who: options.wanted(args, who)
+            )
             found["exponents"] = exponents(found["results"])
             if args.json:
                 args.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
 
 import oracles
-from benchmarks import options, stopwatch
+from benchmarks import limits, options, stopwatch
 from benchmarks.functions import FUNCTIONS, Function, Inputs
 from fundl import activations, losses
 
@@ -155,6 +155,12 @@ def errors(name: str, calls: dict[str, Step], wanted: Callable[[str], bool]) -> 
     return found
 
 
+def traffic(name: str, size: str) -> int:
+    """Bytes that must move at least: inputs and cotangent are read, value and gradient written."""
+    dy, inputs = drawn(FUNCTIONS[name], options.shape(size))
+    return 2 * dy.nbytes + sum(a.nbytes for a in inputs) + inputs[0].nbytes
+
+
 def measure(name: str, size: str, repeats: int, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
     """One row for each that offers the function."""
     function, shape = FUNCTIONS[name], options.shape(size)
@@ -188,6 +194,7 @@ def main() -> None:
     names = args.functions.split(",") if args.functions else QUICK_FUNCTIONS if args.quick else list(FUNCTIONS)
     found: dict[str, Any] = {"question": "losses and activations, value with gradient, float32"}
     found |= {"machine": stopwatch.machine(), "results": []}
+    copy = max(r["rate"] for r in limits.bandwidth(64 if args.quick else 512, 5))
     for size in options.sizes(args, SIZES, QUICK, dimensions=(1, 2)):
         for name in names:
             if FUNCTIONS[name].rows and len(options.shape(size)) < 2:
@@ -198,6 +205,8 @@ def main() -> None:
                  r.get("memory", ""))
                 for r in rows
             ]  # fmt: skip
+            for r in rows:
+                r["share"] = traffic(name, size) / r["seconds"] / (1e9 * copy)
             head = (f"{name} {size}", "us", "fundl / this", "error", "operations", "bytes", "temporary")
             print(stopwatch.table(lines, head), "\n", flush=True)
             found["results"] += rows

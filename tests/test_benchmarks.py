@@ -124,6 +124,8 @@ def test_sizes_are_read_and_what_is_not_there_is_said(capsys):
     assert options.sizes(given("--quick"), ["a", "b"], ["q"]) == ["q"]
     assert options.sizes(given("--size b,5x2,7"), ["a", "b"], dimensions=[2]) == ["b", "5x2"]
     assert "no size 7; there are: a, b, or any NxD" in capsys.readouterr().err
+    assert options.wanted(given("--rivals Torch,glum"), "torch L-BFGS")
+    assert not options.wanted(given("--rivals Torch,glum"), "sklearn saga")
     with pytest.raises(SystemExit) as caught:
         options.sizes(given("--size 7"), [])
     assert caught.value.code == options.NOT_HERE
