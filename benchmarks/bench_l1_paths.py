@@ -22,7 +22,7 @@ from benchmarks import options, stopwatch
 from benchmarks.problems import Data, classes
 from fundl import logistic_regression
 
-SIZES, QUICK = ("569x30", "2000x200", "1e5x100", "500x2000"), ("569x30",)
+SIZES, QUICK = ("569x30", "2000x200", "1e5x100", "300x600"), ("569x30",)
 GOAL = 1e-8
 LADDER = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12)
 Path = Callable[[float], Any]  # tolerance -> w (penalties, d)
@@ -173,7 +173,7 @@ def run(size: str, count: int, repeats: int, wanted: Callable[[str], bool]) -> t
 
 def main() -> None:
     parser = options.parser(__doc__, repeats=3)
-    parser.add_argument("--penalties", type=int, default=30)
+    parser.add_argument("--penalties", type=int, default=10)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")
