@@ -91,7 +91,7 @@ def jax_variants(size: tuple[int, ...]) -> dict[str, Any]:
     from fundl.losses import cross_entropy_with_logits, linear_cross_entropy
 
     def logits(X: Any, W: Any, b: Any) -> Any:
-        return jnp.matmul(X, W, precision="highest") + b
+        return jnp.matmul(X, W, precision="highest") + b[None, :]
 
     def with_optax(X: Any, W: Any, b: Any, y: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(logits(X, W, b), y).mean()

@@ -32,10 +32,13 @@ WORK = 4e7  # entries that one timed call goes through
 Step = Callable[..., tuple[Any, Any]]  # (x, *labels, dy) -> value and gradient
 
 
+def module(name: str) -> Any:
+    return losses if FUNCTIONS[name].kind == "loss" else activations
+
+
 def own(name: str) -> Step:
     """fundl's function and its backward by hand."""
-    module = losses if FUNCTIONS[name].kind == "loss" else activations
-    f, backward = getattr(module, name), getattr(module, f"{name}_backward")
+    f, backward = getattr(module(name), name), getattr(module(name), f"{name}_backward")
 
     def step(dy: Any, *args: Any) -> tuple[Any, Any]:
         gradient = backward(dy, *args)
@@ -53,9 +56,9 @@ def automatic(f: Callable[..., Any]) -> Step:
 
 
 def steps(name: str, wanted: Callable[[str], bool]) -> dict[str, Step]:
-    """Those of JAX, fundl's first."""
+    """Those of JAX, fundl's first: by hand, and by jax.grad of its forward."""
     function = FUNCTIONS[name]
-    found = {"fundl": own(name)}
+    found = {"fundl": own(name), "fundl, jax.grad": automatic(getattr(module(name), name))}
     if wanted("jax.grad, plain formula"):
         found["jax.grad, plain formula"] = automatic(function.plain)
     library = "optax" if function.kind == "loss" else "jax.nn"

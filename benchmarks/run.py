@@ -146,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
     environment, ends, rows = pin(given.threads), {}, []
     threads = environment["OMP_NUM_THREADS"]
     print(f"{stopwatch.processor()}, {stopwatch.cores()} cores, libraries held to {threads} threads")
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
+        print(f"The machine is busy, load {load:.1f}: ratios to rivals suffer, small sizes most. --threads 1 helps.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.json or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -161,13 +161,13 @@ LOSSES = (
 
 def losses(found: dict[str, Any]) -> str:
     """Value with gradient: fundl's time over each rival's, with the worst relative error."""
-    who = ("jax.grad, plain formula", "optax", "jax.nn", "torch")
-    rivals = " | ".join(f"/ {name} (error)" for name in who)
+    who = ("fundl, jax.grad", "jax.grad, plain formula", "optax", "jax.nn", "torch")
+    rivals = " | ".join(f"/ {name.replace('fundl, ', 'its own ')} (error)" for name in who)
     lines = [f"| | us, fundl (error) | {rivals} | operations | bytes | share of a copy |"]
     lines.append("|---" * (len(who) + 5) + "|")
     for size, problem in dict.fromkeys((r["size"], r["problem"]) for r in found["results"]):
         rows = {r["name"]: r for r in found["results"] if (r["size"], r["problem"]) == (size, problem)}
-        own, plain = rows["fundl"], rows.get(who[0])
+        own, plain = rows["fundl"], rows.get(who[1])
         cells = [f"{problem} {size}", f"{1e6 * own['seconds']:.3g} ({own['error']:.0e})"]
         cells += [f"{rows[n]['ratio']:.2f} ({rows[n]['error']:.0e})" if n in rows else "" for n in who]
         cells += [f"{own[k] / plain[k]:.2f}" if plain and plain[k] else "" for k in ("operations", "bytes")]

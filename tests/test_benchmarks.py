@@ -8,7 +8,7 @@ import tomllib
 import numpy as np
 import pytest
 
-from benchmarks import limits, options, records, run, stopwatch, tables, wrong_autodiff
+from benchmarks import bench_linear_cross_entropy, limits, options, records, run, stopwatch, tables, wrong_autodiff
 
 
 def test_readme_tables_are_generated_from_the_results():
@@ -172,3 +172,10 @@ def test_one_extra_installs_every_rival():
     ]
     of_fundl = {"jax", "jaxlib", "optax", "numpy", "scipy"}  # fundl's own, or jax's
     assert set(stopwatch.PACKAGES) - of_fundl <= {re.split("[>=]", name)[0] for name in extra}
+
+
+def test_the_fused_cross_entropy_has_rows_and_a_table():
+    rows = bench_linear_cross_entropy.at_size("8x4x16", 1, lambda name: name == "plain: optax")
+    assert [r["name"] for r in rows] == ["fundl.linear_cross_entropy", "plain: optax"]
+    assert all(r["error"] < 1e-5 and r["MB"] >= 0 for r in rows)
+    assert len(tables.linear_cross_entropy({"results": rows}).splitlines()) == 2 + 2
