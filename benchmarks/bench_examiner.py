@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_examiner --jobs 2 --json benchmarks/results/examiner.json
 
-Half an hour on two cores; --quick takes a few mutants of every operation, --skip leaves parts out, and with --work FOLDER
-what is measured already is kept there and not measured again. A mutant counts as caught when the check fails. Mutants
-are set aside as equivalent only with a reason (`EQUIVALENT` in tests/mutants.py), never because they were not caught;
-mutants that choose another subgradient at a kink are conventions and not wrong.
+Half an hour on two cores; --quick takes a few mutants of every operation, --skip leaves parts out, and with --work
+FOLDER what is measured already is kept there and not measured again. A mutant counts as caught when the check fails.
+Mutants are set aside as equivalent only with a reason (`EQUIVALENT` in tests/mutants.py), never because they were not
+caught; mutants that choose another subgradient at a kink are conventions and not wrong.
 """
 
 import argparse

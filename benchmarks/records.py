@@ -31,12 +31,15 @@ class Record:
         return self.name.startswith("fundl")
 
     @property
+    def solves(self) -> bool:
+        """Is there a digit in it? And a limit is no rival."""
+        return self.numbers.get("digits", 1.0) >= 1 and not self.name.startswith("limit")
+
+    @property
     def accuracy(self) -> str:
         """What it reached, in words, or nothing."""
-        for key in (*LOWER, *HIGHER):
-            if key in self.numbers:
-                return f"{key} {self.numbers[key]:.2g}" if key in LOWER else f"{self.numbers[key]:.3g} {key}"
-        return ""
+        forms = {"error": "error {:.2g}", "reached": "f* + {:.2g} f*", "digits": "{:.3g} digits"}
+        return next((text.format(self.numbers[k]) for k, text in forms.items() if k in self.numbers), "")
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -82,7 +85,7 @@ def against_rivals(rows: list[Record]) -> list[tuple[Record, Record | None]]:
     found = []
     for here in cases.values():
         own = [r for r in here if r.own]
-        rivals = [r for r in here if not r.own and not r.name.startswith("limit")]  # a limit is no rival
+        rivals = [r for r in here if not r.own and r.solves]
         if own:
             found.append((own[0], min(rivals, key=lambda r: r.seconds or 0.0, default=None)))
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import run
+from benchmarks import records, run
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -261,10 +261,25 @@ def render(text: str) -> str:
 
 
 def questions(text: str) -> str:
-    """The text with its list of questions written anew."""
+    """The text with its list of questions, and that of what fundl loses, written anew."""
     lines = [f"| `{name}` | {q.about} |" for name, q in run.QUESTIONS.items()]
-    body = "\n".join(["| question | |", "|---|---|", *lines])
-    return re.sub(r"(<!-- questions -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{body}\n{m[2]}", text, flags=re.DOTALL)
+    found = [r for name, found in records.read(records.RESULTS).items() for r in records.records(name, found)]
+    bodies = {"questions": ["| question | |", "|---|---|", *lines], "losing": losing(found)}
+    for name, body in bodies.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda m, body=body: "\n".join([m[1].rstrip(), *body, m[2]]), text)
+    return text
+
+
+def losing(rows: list[records.Record]) -> list[str]:
+    """Every case in which a rival is faster, with what both reached."""
+    lines = ["| question | case | fundl, ms | reached | fastest rival | ms | reached | fundl / it |", "|---" * 8 + "|"]
+    for own, rival in records.against_rivals(rows):
+        if rival and own.seconds and rival.seconds and own.seconds > rival.seconds:
+            cells = [own.question, own.case, f"{1e3 * own.seconds:.3g}", own.accuracy, rival.name]
+            cells += [f"{1e3 * rival.seconds:.3g}", rival.accuracy, f"{own.seconds / rival.seconds:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> int:

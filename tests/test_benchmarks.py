@@ -1,5 +1,6 @@
 """The tables of the README are those of the tracked results, and the stopwatch and the gate work."""
 
+import dataclasses
 import json
 import re
 import time
@@ -164,6 +165,14 @@ def test_the_readme_of_the_benchmarks_lists_every_question():
     text = (tables.HERE / "README.md").read_text()
     assert tables.questions(text) == text, "run: python -m benchmarks.tables"
     assert tables.questions(text.replace("| `mlp` |", "| `mpl` |")) == text
+
+
+def test_what_fundl_loses_is_listed():
+    own = records.Record("made_up", "9x2", "fundl", 0.003, 0.0, {"digits": 16.0})
+    rival = records.Record("made_up", "9x2", "rival", 0.002, 0.0, {"digits": 7.0})
+    assert tables.losing([own, rival])[2:] == ["| made_up | 9x2 | 3 | 16 digits | rival | 2 | 7 digits | 1.50 |"]
+    assert tables.losing([own, dataclasses.replace(rival, numbers={"digits": 0.2})])[2:] == []  # it solves nothing
+    assert tables.losing([dataclasses.replace(own, seconds=0.001), rival])[2:] == []
 
 
 def test_one_extra_installs_every_rival():
