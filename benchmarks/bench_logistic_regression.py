@@ -111,7 +111,8 @@ def run(case: str, dtype: str, repeats: int, wanted: Callable[[str], bool]) -> d
     for name, tol in (("fundl", goal), ("fundl, tol=0", 0.0)):
         calls[name] = lambda tol=tol: mine(tol)
         rows[name] = {"tol": tol, "reached": float((values(mine(tol)) - best) / best)}
-    assert rows["fundl"]["reached"] <= goal, f"fundl ends at {rows['fundl']['reached']:.1e} f* above f*"
+    if rows["fundl"]["reached"] > goal:
+        missing.append(f"fundl is not left out, but ends at f - f* = {rows['fundl']['reached']:.1e} f*")
     for name, adapter in RIVALS.items():
         if not wanted(name):
             continue
