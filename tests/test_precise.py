@@ -76,9 +76,9 @@ def test_exp_shifted_keeps_what_one_plus_would_round_away() -> None:
 
 def test_sum_of_others_does_not_cancel() -> None:
     """The others of an entry that is nearly all of the total."""
-    t, d = jnp.array([1.0, 1e-20, 3e-20]), jnp.array([0.0, -1.0, -2.0])
+    t, e = jnp.array([1.0, 1e-20, 3e-20]), jnp.array([1.0, 0.4, 0.1])
     assert float((t.sum() - t)[0]) == 0  # the short form loses them
-    laws.assert_near(_precise.sum_of_others(t, d)[0], 4e-20)
-    laws.assert_near(_precise.sum_of_others(t, d)[1:], [1.0, 1.0])
-    ties = jnp.array([0.0, 0.0, -1.0])
+    laws.assert_near(_precise.sum_of_others(t, e)[0], 4e-20)
+    laws.assert_near(_precise.sum_of_others(t, e)[1:], [1.0, 1.0])
+    ties = jnp.array([1.0, 1.0, 0.4])
     laws.assert_near(_precise.sum_of_others(jnp.array([1.0, 2.0, 4.0]), ties), [6.0, 5.0, 3.0])

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fundl._types import Array
+from fundl._types import Array, ArrayLike
 
 __all__ = [
-    "accumulated_in", "exp_minus_abs", "exp_shifted", "inner", "inverse_of_lower", "log_1_minus", "matmul", "rows_dot",
-    "safe_divide", "sigmoid", "sigmoid_factors", "softplus", "sum_of_others",
+    "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "inner", "inverse_of_lower", "is_positive",
+    "log_1_minus", "matmul", "product_with_log", "rows_dot", "safe_divide", "sigmoid", "sigmoid_factors", "softplus",
+    "sum_of_others", "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -74,6 +75,20 @@ def safe_divide(a: Array, b: Array) -> Array:
     return jnp.where(zero, jnp.zeros_like(a), a / jnp.where(zero, jnp.ones_like(b), b))
 
 
+def is_positive(v: Array) -> Array:
+    """1 where v > 0, else 0, as a constant to autodiff: -abs(v) is (1 - 2 h) v with h = is_positive(v).
+
+    By arithmetic, since XLA's CPU fuses a sum with the arithmetic before it but not with comparisons and selects.
+    """
+    return jnp.minimum(jnp.maximum(jax.lax.stop_gradient(v), 0) * jnp.finfo(v.dtype).max, 1)
+
+
+def within_unit_interval(t: Array, zero: ArrayLike = 0, one: ArrayLike = 1) -> Array:
+    """t, or NaN where it is outside [0, 1]: what is refused when concrete poisons its own example when traced."""
+    t_ = jax.lax.stop_gradient(t)
+    return t + zero * jnp.sqrt(t_ * (one - t_))  # the root of a negative number is NaN
+
+
 def exp_minus_abs(v: Array) -> Array:
     """exp(-abs(v)), differentiated at 0 as the branch v <= 0."""
     return jnp.exp(jnp.where(v > 0, -v, v))
@@ -107,6 +122,22 @@ def log_1_minus(q: Array) -> Array:
     return jnp.log(1 - jnp.where(far, q, zero)) + jnp.log1p(-jnp.where(far, zero, q))
 
 
+@jax.custom_jvp
+def _below(v: Array, m: Array) -> Array:
+    """v - m, where inf - inf is 0; with the derivative of v, for entries of +inf too.
+
+    Minimum and product, not a select: XLA's CPU fuses a sum with the arithmetic before it, but not with a select.
+    """
+    largest = jnp.finfo(v.dtype).max
+    # Beside a logit of +inf what is not 0 becomes -inf.
+    return (jnp.minimum(v, largest) - jnp.minimum(m, largest)) * jnp.where(jnp.isposinf(m), largest, jnp.ones_like(m))
+
+
+@_below.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _below(*primals), tangents[0]
+
+
 def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
     """With m the largest logit along `axis`: e = exp(v - m), s = (sum of e) - 1, d = v - m, and m.
 
@@ -115,24 +146,54 @@ def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
     on the shift, and the derivative of a maximum is not unique at ties.
     """
     m = jax.lax.stop_gradient(jnp.max(v, axis=axis, keepdims=True))
-    largest = v == m
-    d = jnp.where(jnp.isposinf(m) & largest, jnp.zeros_like(v), v - m)
+    d = _below(v, m)
     e = jnp.exp(d)
-    ones = largest.astype(v.dtype)
-    # exp(0) is exactly 1, so e - ones is exactly 0 at the largest logits, with the derivative of e.
-    s = jnp.sum(e - ones, axis=axis, keepdims=True) + (jnp.sum(ones, axis=axis, keepdims=True) - 1)
-    return e, s, d, m
+    # e - floor(e) is exactly 0 where e is 1, with the derivative of e, and e elsewhere: the sum of the small ones.
+    # The rest of the total is how many are 1, and each is needed but for the first.
+    small = jnp.sum(e - jnp.floor(e), axis=axis, keepdims=True)
+    ones = jnp.round(jax.lax.stop_gradient(jnp.sum(e, axis=axis, keepdims=True) - small))
+    return e, small + (ones - 1), d, m
 
 
-def sum_of_others(t: Array, d: Array, axis: int = -1) -> Array:
-    """For each entry of t the sum of the others along `axis`.
+@jax.custom_jvp
+def product_with_log(t: Array, d: Array) -> Array:
+    """t d, for d a logarithm or -abs(z), where 0 (-inf) = 0: arithmetic and no select, for the reason of `_below`."""
+    least = jnp.finfo(d.dtype).min
+    finite = jnp.maximum(d, least)
+    # The second term is 0 where d is finite, else -inf or, where t is 0, 0.
+    return t * finite - (t * jnp.maximum(d - finite, least)) * least
 
-    At the largest logit (d = 0, see `exp_shifted`) it is not formed as a total minus the entry, which may be nearly
-    all of the total: this is where small others decide.
+
+@product_with_log.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (t, d), (dt, dd) = primals, tangents
+    return product_with_log(t, d), dt * jnp.maximum(d, jnp.finfo(d.dtype).min) + t * dd
+
+
+def sum_of_others(t: Array, e: Array, axis: int = -1) -> Array:
+    """For each entry of t the sum of the others along `axis`, e being as in `exp_shifted`.
+
+    At the largest logit (e = 1) it is not formed as a total minus the entry, which may be nearly all of the total:
+    this is where small others decide.
     """
-    top = jnp.where(d == 0, t, jnp.zeros_like(t))
-    rest = jnp.where(d == 0, jnp.zeros_like(t), t)
-    return (jnp.sum(top, axis, keepdims=True) - top) + (jnp.sum(rest, axis, keepdims=True) - rest)
+    (e,) = apart(e)
+    # Where e is 1, floor(e) is 1 and floor(e - 1) is 0; elsewhere they are 0 and -1.
+    A, B = jnp.sum(jnp.floor(e) * t, axis, keepdims=True), -jnp.sum(jnp.floor(e - 1) * t, axis, keepdims=True)
+    return (jnp.where(e == 1, A, A + B) - t) + jnp.where(e == 1, B, jnp.zeros_like(B))
+
+
+def apart(*values: Array) -> tuple[Array, ...]:
+    """The same values, with nothing that is made of them shared with the rest of the program.
+
+    XLA would keep what a loss and its gradient both need, exp(-abs(z)) and on the CPU even a broadcast constant, in
+    arrays as long as the data. To make it again costs less than to write and read it.
+    """
+    return tuple(jax.lax.optimization_barrier(values))
+
+
+def zero_and_one(like: Array) -> tuple[Array, ...]:
+    """The two numbers, `apart`, in the dtype of `like`."""
+    return apart(jnp.zeros((), like.dtype), jnp.ones((), like.dtype))
 
 
 def inverse_of_lower(L: np.ndarray) -> np.ndarray:

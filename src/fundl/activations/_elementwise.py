@@ -229,6 +229,7 @@ def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     """
     x, v, dy = backward(dy, x)
     # y = x sigma(x)
+    (v,) = _precise.apart(v)
     c = _finite_below(-_finite_below(-v))
     a, b, t = _precise.sigmoid_factors(v)
     return (dy * (((1 + c * b * (b / t)) * a) * (a / t))).astype(x.dtype)

@@ -20,7 +20,8 @@ def softmax(z: ArrayLike, *, axis: int = -1) -> Array:
     Source: Goodfellow, Bengio and Courville, Deep Learning, (6.29).
     """
     z, v = _logits(z, axis)
-    return _softmax(v, axis).astype(z.dtype)
+    e, s, _, _ = _precise.exp_shifted(v, axis)
+    return (e / (1 + s)).astype(z.dtype)
 
 
 def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
@@ -31,11 +32,10 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     """
     z, v = _logits(z, axis)
     dy = cotangent(dy, v, v.shape)
-    e, s, d, _ = _precise.exp_shifted(v, axis)
-    p = e / (1 + s)
+    e, s, _, _ = _precise.exp_shifted(v, axis)
+    p, top = e / (1 + s), jnp.floor(e)
     # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
-    at_largest = jnp.sum(jnp.where(d == 0, dy, jnp.zeros_like(dy)), axis, keepdims=True)
-    dy = dy - at_largest / jnp.sum((d == 0).astype(dy.dtype), axis, keepdims=True)
+    dy = dy - jnp.sum(top * dy, axis, keepdims=True) / jnp.sum(top, axis, keepdims=True)
     # p_j = exp(z_j) / sum_l exp(z_l)
     return (p * (dy - _precise.inner(p, dy, axis))).astype(z.dtype)
 
@@ -63,9 +63,9 @@ def log_softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Arra
     """
     z, v = _logits(z, axis)
     dy = cotangent(dy, v, v.shape)
-    e, s, d, _ = _precise.exp_shifted(v, axis)
+    e, s, _, _ = _precise.exp_shifted(v, axis)
     # log p_j = z_j - log(sum_l exp(z_l)): dz_j = dy_j (1 - p_j) - p_j (the other dy), where 1 - p does not cancel
-    dz = (dy * (s + (1 - e)) - e * _precise.sum_of_others(dy, d, axis)) / (1 + s)
+    dz = (dy * (s + (1 - e)) - e * _precise.sum_of_others(dy, e, axis)) / (1 + s)
     return dz.astype(z.dtype)
 
 
@@ -95,8 +95,9 @@ def logsumexp_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     """
     z, v = _logits(z, axis)
     dy = cotangent(dy, v, v.shape[: axis % v.ndim] + v.shape[axis % v.ndim + 1 :])
+    e, s, _, _ = _precise.exp_shifted(v, axis)
     # y = log sum_l exp(z_l)
-    return (jnp.expand_dims(dy, axis) * _softmax(v, axis)).astype(z.dtype)
+    return (e * (jnp.expand_dims(dy, axis) / (1 + s))).astype(z.dtype)
 
 
 def _logits(z: ArrayLike, axis: int) -> tuple[Array, Array]:
@@ -107,8 +108,3 @@ def _logits(z: ArrayLike, axis: int) -> tuple[Array, Array]:
         raise ValueError(f"axis={axis} does not exist: z has shape {z.shape}.")
     _check.nonempty("z", z)
     return forward(z)
-
-
-def _softmax(v: Array, axis: int) -> Array:
-    e, s, _, _ = _precise.exp_shifted(v, axis)
-    return e / (1 + s)

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_minus_abs, log_1_minus
+from fundl._precise import apart, is_positive, log_1_minus, product_with_log, within_unit_interval, zero_and_one
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -43,7 +43,7 @@ def binary_cross_entropy_backward(
     >>> print(*binary_cross_entropy_backward(1.0, [0.5], [0.25]))
     [1.] [0.]
     """
-    given, (q, t, w) = _inputs("p", p, y, weights, fill=0.5)
+    given, (q, t, w) = _inputs("p", p, y, weights, fill=0.5, backward=True)
     dL = rows(reduce_backward(dJ, w, reduction, q.shape[:1], q.dtype), q)
     # L = -y log p - (1 - y) log(1 - p); for y = 0 and 1 only one term is there, also where p is 0 or 1
     slope = jnp.where(t == 0, 1 / (1 - q), jnp.where(t == 1, -1 / q, (q - t) / q / (1 - q)))
@@ -69,9 +69,11 @@ def binary_cross_entropy_with_logits(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.90) with (4.87).
     """
     _, (v, t, w) = _inputs("z", z, y, weights, fill=0)
-    a = jnp.where(v > 0, 1 - t, -t)
-    linear = a * jnp.where((a == 0) & jnp.isinf(v), jnp.zeros_like(v), v)  # 0 inf = 0, the limit
-    return reduce(_per_example(linear + jnp.log1p(exp_minus_abs(v))), w, reduction)
+    h = is_positive(v)
+    s = 1 - 2 * h
+    m = s * v  # -abs(z)
+    # abs(h - y) abs(z) = (1 - y) z or -y z, where 0 inf = 0
+    return reduce(_per_example(jnp.log1p(jnp.exp(m)) - product_with_log(h + s * t, m)), w, reduction)
 
 
 def binary_cross_entropy_with_logits_backward(
@@ -85,17 +87,18 @@ def binary_cross_entropy_with_logits_backward(
     >>> print(*binary_cross_entropy_with_logits_backward(1.0, [0.0, 40.0], [0.25, 1.0], reduction="sum"))
     [ 2.500000e-01 -4.248354e-18] [ -0. -40.]
     """
-    given, (v, t, w) = _inputs("z", z, y, weights, fill=0)
+    given, (v, t, w) = _inputs("z", z, y, weights, fill=0, backward=True)
     dL = rows(reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype), v)
-    e = exp_minus_abs(v)
-    q = e / (1 + e)
+    zero, one = zero_and_one(v)
+    positive = v > zero
+    e = jnp.exp(jnp.where(positive, -v, v))
     # L = (1 - y) z + log1p(exp(-z)) for z > 0, -y z + log1p(exp(z)) else
-    slope = jnp.where(v > 0, (1 - t) - q, q - t)
+    slope = jnp.where(positive, one - t, -t) + jnp.where(positive, -e, e) / (one + e)
     return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * -v))
 
 
 def _inputs(
-    name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, fill: float
+    name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, fill: float, backward: bool = False
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None]]:
     """p or z and y as given, and in the dtype of computation without the rows of weight 0."""
     given = _check.array(name, x), _check.array("y", y)
@@ -103,9 +106,11 @@ def _inputs(
     _check.same_shape(**{name: v, "y": t})
     _check.nonempty(name, v)
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
+    if backward:
+        v, t = apart(v, t)
     v, t = *leave_out(w, fill, v), *leave_out(w, 0, t)
     _check.unit_interval("y", t, "labels 0, 1 or between")
-    t = t * _check.nan_outside_unit_interval(t)
+    t = within_unit_interval(t, *(zero_and_one(t) if backward else (0, 1)))
     if name == "p":
         _check.unit_interval("p", v, "probabilities")
     return given, (v, t, w)

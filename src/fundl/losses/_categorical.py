@@ -1,12 +1,12 @@
 """Cross-entropy over k classes, from probabilities p and from logits z."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_shifted, sum_of_others
+from fundl._precise import exp_shifted, product_with_log, sum_of_others
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -26,12 +26,13 @@ def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = Non
 
     Source: Bishop, Pattern Recognition and Machine Learning, (4.108).
     """
-    _, (q, t, onehot, w) = _inputs("p", p, y, weights, fill=1)
-    if onehot is not None:
-        # A class out of range, t = NaN, picks all of p, or no gradient would carry the NaN.
-        return reduce(-jnp.log(_pick(onehot | jnp.isnan(rows(t, q)), q)) * t, w, reduction)
+    _, (q, t, valid, w) = _inputs("p", p, y, weights, fill=1)
+    if isinstance(t, _Classes):
+        # A class out of range picks all of p, or no gradient would carry the NaN.
+        picked = jnp.where(t.onehot | jnp.isnan(rows(valid, q)), q, jnp.zeros_like(q))
+        return reduce(-jnp.log(jnp.sum(picked, axis=-1)) * valid, w, reduction)
     log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
-    return reduce(-jnp.sum(t * log_p, axis=-1), w, reduction)
+    return reduce(-jnp.sum(t * log_p, axis=-1) * valid, w, reduction)
 
 
 def cross_entropy_backward(
@@ -44,11 +45,11 @@ def cross_entropy_backward(
     >>> print(cross_entropy_backward(1.0, [[0.5, 0.5]], [0]))
     [[-2. -0.]]
     """
-    given, (q, t, onehot, w) = _inputs("p", p, y, weights, fill=1)
-    dL = reduce_backward(dJ, w, reduction, q.shape[:-1], q.dtype)
-    if onehot is not None:
+    given, (q, t, valid, w) = _inputs("p", p, y, weights, fill=1)
+    dL = reduce_backward(dJ, w, reduction, q.shape[:-1], q.dtype) * valid
+    if isinstance(t, _Classes):
         # L = -log p_y
-        return gradients((given[0], lambda: rows(-dL * t, q) * jnp.where(onehot, 1 / q, jnp.zeros_like(q))))
+        return gradients((given[0], lambda: rows(-dL, q) * jnp.where(t.onehot, 1 / q, jnp.zeros_like(q))))
     # L = -sum_k y_k log p_k
     slope = jnp.where(t == 0, jnp.zeros_like(q), t / jnp.where(t == 0, jnp.ones_like(q), q))
     return gradients((given[0], lambda: rows(-dL, q) * slope), (given[1], lambda: rows(-dL, q) * jnp.log(q)))
@@ -81,19 +82,19 @@ def cross_entropy_with_logits(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.108) with (4.104); label smoothing: Szegedy et al.,
     arXiv 1512.00567, section 7.
     """
-    _, (v, t, onehot, w) = _inputs("z", z, y, weights, fill=0)
+    _, (v, t, valid, w) = _inputs("z", z, y, weights, fill=0)
     a = _smoothing(label_smoothing, v)
     _, s, d, _ = exp_shifted(v)
-    log_total = jnp.log1p(s)
-    if onehot is not None:
-        L = jnp.squeeze(log_total, -1) - _pick(onehot, d)  # -log p_y
+    log_total = jnp.squeeze(jnp.log1p(s), -1)
+    if isinstance(t, _Classes):
+        L = log_total - t.pick(d)  # -log p_y
         if a is not None:
-            L = _share(1 - a, L) + _share(a, jnp.mean(log_total - d, axis=-1))
-        return reduce(L * t, w, reduction)
-    t = _smooth(t, a)
-    # 0 inf = 0: a masked class without label adds nothing
-    minus_log_p = jnp.where((t == 0) & jnp.isneginf(d), jnp.zeros_like(d), log_total - d)
-    return reduce(jnp.sum(t * minus_log_p, axis=-1), w, reduction)
+            L = _share(1 - a, L) + _share(a, log_total - jnp.mean(d, axis=-1))
+    else:
+        t = _smooth(t, a)
+        # Two terms that are not negative, in which a masked class without label counts for nothing.
+        L = log_total * jnp.sum(t, axis=-1) - jnp.sum(product_with_log(t, d), axis=-1)
+    return reduce(L * valid, w, reduction)
 
 
 def cross_entropy_with_logits_backward(
@@ -113,33 +114,47 @@ def cross_entropy_with_logits_backward(
     >>> print(cross_entropy_with_logits_backward(1.0, [[0.0, 0.0]], [0]))
     [[-0.5 0.5]]
     """
-    given, (v, t, onehot, w) = _inputs("z", z, y, weights, fill=0)
-    dL = rows(reduce_backward(dJ, w, reduction, v.shape[:-1], v.dtype), v)
+    given, (v, t, valid, w) = _inputs("z", z, y, weights, fill=0)
+    dL = rows(reduce_backward(dJ, w, reduction, v.shape[:-1], v.dtype) * valid, v)
     a = _smoothing(label_smoothing, v)
     e, s, d, _ = exp_shifted(v)
     # p = e / (1 + s), and 1 - p = (s + (1 - e)) / (1 + s), where 1 - e is exactly 0 at the largest logit
-    if onehot is not None:
+    if isinstance(t, _Classes):
         # L = -log p_y
-        r = s + (1 - jnp.exp(jnp.expand_dims(_pick(onehot, d), -1)))
-        slope = jnp.where(onehot, -r, e) * (dL * rows(t, v) / (1 + s))
+        r = s + (1 - jnp.exp(rows(t.pick(d), v)))
+        slope = jnp.where(t.onehot, -r, e) * (dL / (1 + s))
         if a is not None:
             # + a (mean_k of -log p_k + log p_y)
-            slope = slope + dL * rows(t, v) * a * (onehot.astype(v.dtype) - 1 / v.shape[-1])
+            slope = slope + jnp.where(t.onehot, dL * (a * (1 - 1 / v.shape[-1])), -dL * (a / v.shape[-1]))
         return gradients((given[0], lambda: slope))
     t = _smooth(t, a)
     # L = -sum_k y_k log p_k
-    slope = (e * sum_of_others(t, d) - t * (s + (1 - e))) * (dL / (1 + s))
+    slope = (e * sum_of_others(t, e) - t * (s + (1 - e))) * (dL / (1 + s))
     scale = 1 if a is None else 1 - a
     return gradients((given[0], lambda: slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
 
 
+class _Classes(NamedTuple):
+    """Integer labels, and the mask of them in the shape of the logits."""
+
+    y: Array
+    onehot: Array
+
+    def pick(self, x: Array) -> Array:
+        """The entry of each row at its label."""
+        if jax.typeof(x).sharding.mesh.empty:
+            return jnp.squeeze(jnp.take_along_axis(x, jnp.expand_dims(self.y, -1), -1, mode="clip"), -1)
+        # Compare and sum: the derivative of indexing is a scatter, which Explicit meshes refuse.
+        return jnp.sum(jnp.where(self.onehot, x, jnp.zeros_like(x)), axis=-1)
+
+
 def _inputs(
     name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, fill: float
-) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None, Array | None]]:
-    """The arrays as given, and: p or z, the labels, the one-hot mask of integer labels (else None), the weights.
+) -> tuple[tuple[Array, Array], tuple[Array, _Classes | Array, Array, Array | None]]:
+    """The arrays as given, and: p or z, the labels, a factor for each example, the weights.
 
-    With integer labels the second is 1 for each example, or NaN where a traced label is out of range: a factor
-    that poisons the loss and the gradient of that example alone.
+    The factor is 1, or NaN where a traced label is out of range: it poisons the loss and the gradient of that
+    example alone.
     """
     given = _check.array(name, x), _check.array("y", y)
     (v,) = _check.floats(**{name: given[0]})
@@ -154,11 +169,8 @@ def _inputs(
         _check.unit_interval("p", v, "probabilities")
     if t.shape == v.shape[:-1]:
         t = _check.labels("y", t, k, w)
-        classes = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1)
-        # Compare and sum: the derivative of indexing is a scatter, which Explicit meshes refuse.
-        onehot = classes == jnp.expand_dims(t, -1)
-        ones = jnp.ones_like(t, v.dtype)  # like t, so that it is sharded as t is
-        return given, (v, jnp.where((t >= 0) & (t < k), ones, jnp.full_like(ones, jnp.nan)), onehot, w)
+        onehot = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1) == jnp.expand_dims(t, -1)
+        return given, (v, _Classes(t, onehot), _nan_unless((t >= 0) & (t < k), v.dtype), w)
     if t.shape != v.shape:
         raise ValueError(
             f"y must hold integer classes of shape {v.shape[:-1]} or labels of shape {v.shape} for {name} of shape "
@@ -169,12 +181,13 @@ def _inputs(
     w = None if w is None else w.astype(dtype)
     (t,) = leave_out(w, 0, t)
     _check.unit_interval("y", t, "labels 0, 1 or between")
-    return given, (v, t * _check.nan_outside_unit_interval(t), None, w)
+    inside = (jnp.min(t, axis=-1) >= 0) & (jnp.max(t, axis=-1) <= 1)
+    return given, (v, t, _nan_unless(inside, dtype), w)
 
 
-def _pick(onehot: Array, x: Array) -> Array:
-    """The entry of each row at its label."""
-    return jnp.sum(jnp.where(onehot, x, jnp.zeros_like(x)), axis=-1)
+def _nan_unless(inside: Array, dtype: Any) -> Array:
+    ones = jnp.ones_like(inside, dtype)  # like it, so that it is sharded as it is
+    return jnp.where(inside, ones, jnp.full_like(ones, jnp.nan))
 
 
 def _share(a: Array, L: Array) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fundl import _check
+from fundl._precise import apart
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -34,7 +35,7 @@ def l1_backward(
     >>> print(*l1_backward(1.0, [1.0, 2.0], [0.0, 4.0]))
     [ 0.5 -0.5] [-0.5 0.5]
     """
-    given, (v, t, w) = _inputs(y_hat, y, weights)
+    given, (v, t, w) = _inputs(y_hat, y, weights, backward=True)
     dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
     dr = rows(dL, v) * jnp.sign(v - t)  # L = sum abs(r)
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
@@ -67,7 +68,7 @@ def mse_backward(
     >>> print(*mse_backward(1.0, [1.0, 2.0], [0.0, 4.0]))
     [ 1. -2.] [-1. 2.]
     """
-    given, (v, t, w) = _inputs(y_hat, y, weights)
+    given, (v, t, w) = _inputs(y_hat, y, weights, backward=True)
     dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
     dr = rows(dL, v) * (2 * (v - t))  # L = sum r^2
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
@@ -93,9 +94,9 @@ def huber(
     Source: Huber, Robust estimation of a location parameter, Ann. Math. Statist. 35 (1964), section 1.
     """
     _, (v, t, w) = _inputs(y_hat, y, weights)
-    r = v - t
-    c = _clip(r, delta)
-    return reduce(_per_example(c * (r - c / 2)), w, reduction)  # both branches at once, and r^2 cannot overflow
+    a = jnp.abs(v - t)
+    c = jnp.minimum(a, _delta(delta, v))
+    return reduce(_per_example(c * (a - c / 2)), w, reduction)  # both branches at once, and r^2 cannot overflow
 
 
 def huber_backward(
@@ -112,14 +113,15 @@ def huber_backward(
     >>> print(*huber_backward(1.0, [0.5, 3.0], [0.0, 0.0], reduction="sum"))
     [0.5 1. ] [-0.5 -1. ]
     """
-    given, (v, t, w) = _inputs(y_hat, y, weights)
+    given, (v, t, w) = _inputs(y_hat, y, weights, backward=True)
     dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
-    dr = rows(dL, v) * _clip(v - t, delta)  # L = r^2 / 2, or delta (abs(r) - delta / 2)
+    (delta,) = apart(_delta(delta, v))
+    dr = rows(dL, v) * jnp.clip(v - t, -delta, delta)  # L = r^2 / 2, or delta (abs(r) - delta / 2)
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
 
 
 def _inputs(
-    y_hat: ArrayLike, y: ArrayLike, weights: ArrayLike | None
+    y_hat: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, backward: bool = False
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None]]:
     """The two arrays as given, and in the dtype of computation without the rows of weight 0."""
     given = _check.array("y_hat", y_hat), _check.array("y", y)
@@ -127,6 +129,8 @@ def _inputs(
     _check.same_shape(y_hat=v, y=t)
     _check.nonempty("y_hat", v)
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
+    if backward:
+        v, t = apart(v, t)
     v, t = leave_out(w, 0, v, t)
     return given, (v, t, w)
 
@@ -135,7 +139,6 @@ def _per_example(x: Array) -> Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
-def _clip(r: Array, delta: ArrayLike) -> Array:
+def _delta(delta: ArrayLike, v: Array) -> Array:
     _check.positive("delta", delta)
-    delta = _check.scalar("delta", delta).astype(r.dtype)
-    return jnp.clip(r, -delta, delta)
+    return _check.scalar("delta", delta).astype(v.dtype)
