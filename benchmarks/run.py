@@ -38,6 +38,7 @@ QUESTIONS = {
     "limits": Question("limits", "what this machine can do, and what measuring costs"),
     "wrong_autodiff": Question("wrong_autodiff", "where jax.grad itself is wrong"),
     "losses": Question("bench_losses", "losses and activations: value with gradient, error, operations"),
+    "accuracy": Question("bench_accuracy", "losses and activations: digits over the whole range, value and gradient"),
     "mlp": Question("bench_mlp", "a training step, and its gradient by hand against jax.grad"),
     "least_squares": Question("bench_least_squares", "least squares: time and digits"),
     "logistic_regression": Question("bench_logistic_regression", "logistic and softmax fits, all to the same optimum"),

@@ -176,6 +176,27 @@ def losses(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", LOSSES])
 
 
+def accuracy(found: dict[str, Any]) -> str:
+    """Worst error of value and gradient, in units in the last place."""
+
+    def last_places(x: float) -> str:
+        return "∞" if x == float("inf") else f"{x:.1f}" if x < 1000 else f"{x:.0e}"
+
+    who = list(dict.fromkeys(r["name"] for r in found["results"]))
+    lines = [f"| | {' | '.join(who)} |", "|---" * (len(who) + 1) + "|"]
+    for problem in dict.fromkeys(r["problem"] for r in found["results"]):
+        cells = [problem]
+        for name in who:
+            rows = [r for r in found["results"] if (r["problem"], r["name"]) == (problem, name)]
+            worst = [max(r[k] for r in rows) for k in ("value", "gradient") if rows and rows[0][k] is not None]
+            cells.append(", ".join(map(last_places, worst)))
+        lines.append(f"| {' | '.join(cells)} |")
+    points = sum(r["points"] for r in found["results"] if r["name"] == "fundl")
+    lines += ["", f"Value, gradient; the worse of float32 and float64, at {points:,} points in all over the whole range"]
+    lines[-1] += " of the dtype. ∞: NaN or infinite where there is a number."
+    return "\n".join(lines)
+
+
 def linear_cross_entropy(found: dict[str, Any]) -> str:
     """The fused cross-entropy: time, memory and error of value and all gradients."""
     lines = [
@@ -234,6 +255,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "least_squares": least_squares,
     "logistic_regression": logistic_regression,
     "losses": losses,
+    "accuracy": accuracy,
     "linear_cross_entropy": linear_cross_entropy,
     "l1_paths": l1_paths,
     "growth": growth,
