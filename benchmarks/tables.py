@@ -192,7 +192,10 @@ def accuracy(found: dict[str, Any]) -> str:
             cells.append(", ".join(map(last_places, worst)))
         lines.append(f"| {' | '.join(cells)} |")
     points = sum(r["points"] for r in found["results"] if r["name"] == "fundl")
-    lines += ["", f"Value, gradient; the worse of float32 and float64, at {points:,} points in all over the whole range"]
+    lines += [
+        "",
+        f"Value, gradient; the worse of float32 and float64, at {points:,} points in all over the whole range",
+    ]
     lines[-1] += " of the dtype. ∞: NaN or infinite where there is a number."
     return "\n".join(lines)
 

@@ -472,4 +472,4 @@ LOSSES = REGRESSION + BINARY + CATEGORICAL
 ROWS = NORMS + ELEMENTWISE + OVER_AXIS + LOSSES + LAYERS
 
 # Exported, but no pair of a forward and its backward (or held to the laws in a file of its own).
-OTHERS = {"losses.sum_and_weight", "losses.linear_cross_entropy"}
+OTHERS = {"losses.sum_and_weight", "losses.linear_cross_entropy", "losses.linear_binary_cross_entropy"}

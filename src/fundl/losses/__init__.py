@@ -32,6 +32,12 @@ from fundl.losses._categorical import (
 from fundl.losses._categorical import (
     cross_entropy_with_logits_backward as cross_entropy_with_logits_backward,
 )
+from fundl.losses._linear_binary_cross_entropy import (
+    linear_binary_cross_entropy as linear_binary_cross_entropy,
+)
+from fundl.losses._linear_binary_cross_entropy import (
+    linear_binary_cross_entropy_backward as linear_binary_cross_entropy_backward,
+)
 from fundl.losses._linear_cross_entropy import (
     linear_cross_entropy as linear_cross_entropy,
 )
@@ -62,5 +68,6 @@ __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_backward", "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward", "cross_entropy", "cross_entropy_backward",
     "cross_entropy_with_logits", "cross_entropy_with_logits_backward", "huber", "huber_backward", "l1", "l1_backward",
-    "linear_cross_entropy", "linear_cross_entropy_backward", "mse", "mse_backward", "sum_and_weight",
+    "linear_binary_cross_entropy", "linear_binary_cross_entropy_backward", "linear_cross_entropy",
+    "linear_cross_entropy_backward", "mse", "mse_backward", "sum_and_weight",
 ]  # fmt: skip

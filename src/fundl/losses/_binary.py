@@ -69,11 +69,7 @@ def binary_cross_entropy_with_logits(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.90) with (4.87).
     """
     _, (v, t, w) = _inputs("z", z, y, weights, fill=0)
-    h = is_positive(v)
-    s = 1 - 2 * h
-    m = s * v  # -abs(z)
-    # abs(h - y) abs(z) = (1 - y) z or -y z, where 0 inf = 0
-    return reduce(_per_example(jnp.log1p(jnp.exp(m)) - product_with_log(h + s * t, m)), w, reduction)
+    return reduce(_per_example(entropy(v, t)), w, reduction)
 
 
 def binary_cross_entropy_with_logits_backward(
@@ -89,12 +85,24 @@ def binary_cross_entropy_with_logits_backward(
     """
     given, (v, t, w) = _inputs("z", z, y, weights, fill=0, backward=True)
     dL = rows(reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype), v)
-    zero, one = zero_and_one(v)
-    positive = v > zero
-    e = jnp.exp(jnp.where(positive, -v, v))
-    # L = (1 - y) z + log1p(exp(-z)) for z > 0, -y z + log1p(exp(z)) else
-    slope = jnp.where(positive, one - t, -t) + jnp.where(positive, -e, e) / (one + e)
-    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * -v))
+    return gradients((given[0], lambda: dL * slope_of(v, t)), (given[1], lambda: dL * -v))  # L = softplus(z) - y z
+
+
+def entropy(z: Array, y: Array) -> Array:
+    """(1 - y) z + log1p(exp(-z)) where z > 0, else -y z + log1p(exp(z)), of each entry."""
+    h = is_positive(z)
+    s = 1 - 2 * h
+    m = s * z  # -abs(z)
+    # abs(h - y) abs(z) = (1 - y) z or -y z, where 0 inf = 0
+    return jnp.log1p(jnp.exp(m)) - product_with_log(h + s * y, m)
+
+
+def slope_of(z: Array, y: Array) -> Array:
+    """The derivative of `entropy` in z: sigma(z) - y = (1 - y) - sigma(-z) where z > 0."""
+    zero, one = zero_and_one(z)
+    positive = z > zero
+    e = jnp.exp(jnp.where(positive, -z, z))
+    return jnp.where(positive, one - y, -y) + jnp.where(positive, -e, e) / (one + e)
 
 
 def _inputs(

@@ -10,6 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 from fundl import _check
 from fundl._types import Array, ArrayLike
 from fundl.losses._categorical import _share, _smoothing
+from fundl.losses._linear_inputs import cap, floating, linear_inputs
 from fundl.losses._linear_pair import linear_pair
 from fundl.losses._logit_shards import align, cotangent, plan_for, tangent, totals, vary_alike
 from fundl.losses._logit_slices import Data, Plan, Tangents, Totals
@@ -139,26 +140,8 @@ def _inputs(
     tile: tuple[int, int] | None,
 ) -> tuple[tuple[Array, Array, Array | None, Array], Data, Array | None, Array | None, Plan, Array | None]:
     """The arrays as given; what the tiles need; 1 or NaN per example; the weights, the plan and the smoothing."""
-    named = {"X": _check.array("X", X), "W": _check.array("W", W)}
-    if b is not None:
-        named["b"] = _check.array("b", b)
-    t = _check.array("y", y)
-    _check.rank("X", named["X"], 2, shape="(n, d); reshape further axes into one, X.reshape(-1, X.shape[-1])")
-    _check.rank("W", named["W"], 2, shape="(d, k)")
-    for name, v in named.items():
-        _check.nonempty(name, v)
-    (n, d), k = named["X"].shape, named["W"].shape[1]
-    if named["W"].shape[0] != d:
-        raise ValueError(
-            f"X has {d} columns, shape {(n, d)}, but W has {named['W'].shape[0]} rows, shape {named['W'].shape}. "
-            "They are both d, the number of inputs."
-        )
-    if b is not None and named["b"].shape != (k,):
-        raise ValueError(f"b must have one entry for each class, shape {(k,)}; got {named['b'].shape}.")
-    given = (named["X"], named["W"], named.get("b"), t)
-    floating = [v for v in (*named.values(), t) if jnp.issubdtype(v.dtype, jnp.floating)]
-    dtype = _check.compute_dtype(*floating)
-    data = Data(*(_floating(v, dtype) for v in (*given[:3], None, None)))
+    given, data, dtype = linear_inputs(X, W, b, y)
+    (n, d), k, t = data.X.shape, data.W.shape[1], given[3]
     w = _check.per_example_weights(weights, (n,), dtype)
     keep = None if w is None else w != 0
     poison = None
@@ -168,7 +151,7 @@ def _inputs(
             ones = jnp.ones_like(t, dtype)
             poison = jnp.where((t >= 0) & (t < k), ones, jnp.full_like(ones, jnp.nan))
     elif t.shape == (n, k):
-        t = _floating(t, dtype)
+        t = floating(t, dtype)
         if _check.concrete(t) and w is None:
             _check.unit_interval("y", t, "labels 0, 1 or between")
         elif _check.concrete(t) and _check.concrete(keep):
@@ -181,21 +164,8 @@ def _inputs(
         )
     a = _smoothing(label_smoothing, jnp.zeros((), dtype))
     data, mesh, row_axes, column_axes = align(data._replace(y=t, keep=keep))
-    plan = plan_for(data, dtype, mesh, row_axes, column_axes, _cap(softcap), a is not None, tile)
+    plan = plan_for(data, dtype, mesh, row_axes, column_axes, cap(softcap), a is not None, tile)
     return given, data, poison, w, plan, a
-
-
-def _floating(v: Array | None, dtype: Any) -> Any:
-    return v if v is None or jnp.issubdtype(v.dtype, jnp.floating) else v.astype(dtype)
-
-
-def _cap(softcap: float | None) -> float | None:
-    if softcap is None:
-        return None
-    if not _check.concrete(softcap):
-        raise TypeError("softcap is fixed when the program is traced: give a Python number, not a traced array.")
-    _check.positive("softcap", softcap)
-    return float(softcap)
 
 
 def _penalty(z_loss: ArrayLike, L: Array) -> Array | None:

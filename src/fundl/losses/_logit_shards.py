@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fundl._types import Array
 from fundl.losses._logit_slices import Data, Plan, Tangents, Totals, varying_zero
-from fundl.losses._logit_tiles import cotangent_of, tangent_of, totals_of
+from fundl.losses._logit_tiles import cotangent_of, losses_of, tangent_of, totals_of
 
 # Tiles of 512 x 512 float32 logits (1 MiB) stay in the cache of a CPU core and keep its products at full speed.
 ROWS, COLUMNS = 512, 512
@@ -77,6 +77,12 @@ def totals(plan: Plan, data: Data) -> Totals:
 
 
 @partial(jax.jit, static_argnums=0)
+def binary_losses(plan: Plan, data: Data) -> Array:
+    """`losses_of` on every shard."""
+    return _everywhere(plan, partial(losses_of, plan), (_specs(plan, data),), _row_spec(plan))(data)
+
+
+@partial(jax.jit, static_argnums=0)
 def tangent(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple[Array, Array, Array | None]:
     """`tangent_of` on every shard."""
     row = _row_spec(plan)
@@ -93,7 +99,7 @@ def cotangent(
     row = _row_spec(plan)
     specs = _specs(plan, data)
     if plan.mesh is not None:
-        c = jax.tree.map(lambda v: _reshard(plan.mesh, v, row), c)  # one number for all examples may come unsplit
+        m, s, c = jax.tree.map(lambda v: _reshard(plan.mesh, v, row), (m, s, c))  # constants may come unsplit
     outs = Tangents(*(spec if want else None for spec, want in zip(specs, wanted, strict=False)))
     ins = (specs, row, row, jax.tree.map(lambda _: row, c))
     return _everywhere(plan, partial(cotangent_of, plan, wanted), ins, outs)(data, m, s, c)

@@ -28,6 +28,7 @@ class Plan(NamedTuple):
     mesh: Any = None  # an Explicit mesh: each device runs the loops on its shard
     row_axes: tuple[str, ...] = ()  # mesh axes that split the examples
     column_axes: tuple[str, ...] = ()  # mesh axes that split the classes
+    binary: bool = False  # k binary targets with labels (n, k), in place of k classes
 
 
 class Data(NamedTuple):

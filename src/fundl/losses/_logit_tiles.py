@@ -19,6 +19,7 @@ from jax import lax
 from fundl import _check
 from fundl._precise import HIGHEST
 from fundl._types import Array
+from fundl.losses._binary import entropy, slope_of
 from fundl.losses._logit_slices import (
     Data,
     Plan,
@@ -92,6 +93,24 @@ def totals_of(plan: Plan, data: Data) -> Totals:
     return m, s, ce, None if u is None else log_total + u / plan.num_classes
 
 
+def losses_of(plan: Plan, data: Data) -> Array:
+    """L_i = sum_k [log(1 + exp(z_ik)) - y_ik z_ik] of binary targets, (n,)."""
+    n, k = data.X.shape[0], data.W.shape[1]
+    start = jnp.zeros(plan.rows, plan.dtype) + varying_zero(data, plan.dtype)
+
+    def row_tile(_: None, i: Array) -> tuple[None, Array]:
+        x = rows_of_X(data, plan, i)
+
+        def column_tile(L: Array, j: Array) -> tuple[Array, None]:
+            z, _, fresh = _logits(data, plan, x, j)
+            return L + jnp.sum(entropy(z, _labels(data, plan, i, j, fresh)), axis=1), None
+
+        return None, lax.scan(column_tile, start, jnp.arange(tile_count(k, plan.columns)))[0]
+
+    L = join_rows(lax.scan(row_tile, None, jnp.arange(tile_count(n, plan.rows)))[1], n)
+    return lax.psum(L, plan.column_axes) if plan.column_axes else L
+
+
 def _merge_shards(
     plan: Plan, k: int, m: Array, s: Array, a: Array, tau: Array | None, u: Array | None
 ) -> tuple[Array, Array, Array, Array | None, Array | None]:
@@ -125,7 +144,7 @@ def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple
         def column_tile(carry: Any, j: Array) -> tuple[Any, None]:
             z, slope, fresh = _logits(data, plan, x, j)
             t = _labels(data, plan, i, j, fresh) if soft else _onehot(plan, y, j, k) & fresh
-            p, q = _probabilities(z, M, S, t, tau_i)
+            p, q = _slopes(plan, z, M, S, t, tau_i)
             ce, lse, u = carry
             dz = jnp.zeros_like(z)
             if dx is not None:
@@ -138,7 +157,7 @@ def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple
             ce = ce + jnp.sum(q * dz, axis=1)
             if d.y is not None:
                 dt = _labels(data, plan, i, j, fresh, d.y)
-                ce = ce + jnp.sum(_times(dt, _minus_log_p(z, M, S)), axis=1)
+                ce = ce + jnp.sum(_times(dt, _of_label(plan, z, M, S)), axis=1)
             if u is not None:
                 u = u + jnp.sum(jnp.where(fresh, dz, jnp.zeros_like(dz)), axis=1) / plan.num_classes
             return (ce, lse + jnp.sum(p * dz, axis=1), u), None
@@ -179,11 +198,11 @@ def cotangent_of(
             M, S, tau_i, ce_i, lse_i = (rows_of(v, plan, i) for v in (m, s, tau, ce, lse))
             z, slope, fresh = _logits(data, plan, x, j)
             t = _labels(data, plan, i, j, fresh) if soft else _onehot(plan, y, j, k) & fresh
-            p, q = _probabilities(z, M, S, t, tau_i)
+            p, q = _slopes(plan, z, M, S, t, tau_i)
             unseen = not_seen(n, plan.rows, i)  # rows of an overlapping last tile count once
             if dy is not None:
                 # ce = -sum_k y_k log p_k
-                dy = put(dy, _times(as_column(ce_i), _minus_log_p(z, M, S)), fresh, plan, i, j)
+                dy = put(dy, _times(as_column(ce_i), _of_label(plan, z, M, S)), fresh, plan, i, j)
             dz = as_column(jnp.where(unseen, ce_i, 0)) * q + as_column(jnp.where(unseen, lse_i, 0)) * p
             if u is not None:
                 # u = logsumexp - mean_k z_k
@@ -249,8 +268,14 @@ def _probabilities(z: Array, m: Array, s: Array, t: Array, tau: Array) -> tuple[
     return p, p * (as_column(tau) - t) - t * one_minus_p
 
 
-def _minus_log_p(z: Array, m: Array, s: Array) -> Array:
-    return as_column(jnp.log1p(s)) - _shifted(z, m)
+def _slopes(plan: Plan, z: Array, m: Array, s: Array, t: Array, tau: Array) -> tuple[Array, Array]:
+    """dlogsumexp/dz = p, and dce/dz; of binary targets there is no logsumexp."""
+    return (jnp.zeros_like(z), slope_of(z, t)) if plan.binary else _probabilities(z, m, s, t, tau)
+
+
+def _of_label(plan: Plan, z: Array, m: Array, s: Array) -> Array:
+    """dce/dy: -log p, or -z of a binary target."""
+    return -z if plan.binary else as_column(jnp.log1p(s)) - _shifted(z, m)
 
 
 def _shifted(z: Array, m: Array) -> Array:
@@ -294,8 +319,8 @@ def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array, y: Array |
 
 
 def _label_sums(data: Data, plan: Plan, dtype: Any) -> Array:
-    if data.y.ndim == 1:
-        return jnp.ones(data.y.shape, dtype)
+    if data.y.ndim == 1 or plan.binary:
+        return jnp.ones(data.y.shape[:1], dtype)
     tau = jnp.sum(data.y.astype(dtype), axis=1)
     tau = tau if data.keep is None else jnp.where(data.keep, tau, jnp.zeros_like(tau))
     return lax.psum(tau, plan.column_axes) if plan.column_axes else tau
