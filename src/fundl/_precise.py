@@ -126,11 +126,13 @@ def log_1_minus(q: Array) -> Array:
 def _below(v: Array, m: Array) -> Array:
     """v - m, where inf - inf is 0; with the derivative of v, for entries of +inf too.
 
-    Minimum and product, not a select: XLA's CPU fuses a sum with the arithmetic before it, but not with a select.
+    No select and no constant as long as v: XLA's CPU fuses a sum with the arithmetic before it, but not with those.
     """
     largest = jnp.finfo(v.dtype).max
+    infinite = jnp.isposinf(m)
+    c = jnp.where(infinite, jnp.full_like(m, largest), m)
     # Beside a logit of +inf what is not 0 becomes -inf.
-    return (jnp.minimum(v, largest) - jnp.minimum(m, largest)) * jnp.where(jnp.isposinf(m), largest, jnp.ones_like(m))
+    return (jnp.minimum(v, c) - c) * jnp.where(infinite, jnp.full_like(m, largest), jnp.ones_like(m))
 
 
 @_below.defjvp

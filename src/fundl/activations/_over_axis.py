@@ -33,9 +33,11 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     z, v = _logits(z, axis)
     dy = cotangent(dy, v, v.shape)
     e, s, _, _ = _precise.exp_shifted(v, axis)
-    p, top = e / (1 + s), jnp.floor(e)
+    p = e / (1 + s)
     # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
-    dy = dy - jnp.sum(top * dy, axis, keepdims=True) / jnp.sum(top, axis, keepdims=True)
+    (e,) = _precise.apart(e)
+    tops = jnp.sum(jnp.floor(*_precise.apart(e)), axis, keepdims=True)  # floor(e) is 1 at the largest p, else 0
+    dy = dy - jnp.sum(jnp.floor(e) * dy, axis, keepdims=True) / tops
     # p_j = exp(z_j) / sum_l exp(z_l)
     return (p * (dy - _precise.inner(p, dy, axis))).astype(z.dtype)
 
