@@ -10,7 +10,7 @@ RESULTS = Path(__file__).parent / "results"
 TIMES = {"seconds": 1.0, "ms": 1e-3, "s": 1.0, "step_ms": 1e-3, "wall": 1.0}  # to seconds
 COUNTS = ("operations", "bytes", "memory", "MB")  # of compiled programs: free of noise
 HIGHER = ("digits", "all", "rate")  # the more the better: digits, percent caught, work a second
-LOWER = ("error", "reached")
+LOWER = ("error", "reached", "value", "gradient")
 LABELS = ("problem", "case", "network", "batch", "size", "dtype")
 PLAIN = ("results", "cases", "problems", "caught, percent")  # names that only hold rows
 

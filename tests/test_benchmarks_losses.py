@@ -6,7 +6,8 @@ from benchmarks import bench_losses, tables
 from benchmarks.functions import FUNCTIONS
 from fundl import activations, losses
 
-NOT_THERE = {"identity", "linear_cross_entropy", "sum_and_weight"}  # nothing to compute, another question, no loss
+# Nothing to compute, another question, no loss.
+NOT_THERE = {"identity", "linear_cross_entropy", "linear_binary_cross_entropy", "sum_and_weight"}
 
 
 def test_every_loss_and_activation_is_measured():

@@ -121,8 +121,9 @@ def cross_entropy_with_logits_backward(
     # p = e / (1 + s), and 1 - p = (s + (1 - e)) / (1 + s), where 1 - e is exactly 0 at the largest logit
     if isinstance(t, _Classes):
         # L = -log p_y
-        r = s + (1 - jnp.exp(rows(t.pick(d), v)))
-        slope = jnp.where(t.onehot, -r, e) * (dL / (1 + s))
+        r = (jnp.exp(rows(t.pick(d), v)) - 1) - s
+        q = dL / (1 + s)
+        slope = jnp.where(t.onehot, r * q, e * q)
         if a is not None:
             # + a (mean_k of -log p_k + log p_y)
             slope = slope + jnp.where(t.onehot, dL * (a * (1 - 1 / v.shape[-1])), -dL * (a / v.shape[-1]))
@@ -143,7 +144,8 @@ class _Classes(NamedTuple):
     def pick(self, x: Array) -> Array:
         """The entry of each row at its label."""
         if jax.typeof(x).sharding.mesh.empty:
-            return jnp.squeeze(jnp.take_along_axis(x, jnp.expand_dims(self.y, -1), -1, mode="clip"), -1)
+            # A label out of range takes some entry, and its example is NaN all the same.
+            return jnp.squeeze(jnp.take_along_axis(x, jnp.expand_dims(self.y, -1), -1, mode="promise_in_bounds"), -1)
         # Compare and sum: the derivative of indexing is a scatter, which Explicit meshes refuse.
         return jnp.sum(jnp.where(self.onehot, x, jnp.zeros_like(x)), axis=-1)
 
