@@ -117,15 +117,17 @@ def fit(
     `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
     squared Newton decrement and R the largest abs(x_i v) over v^T H v = 1 (self-concordance; it holds without any
     penalty), rounding errors of g included; it is inf where R lambda >= 0.9, where H is singular to rounding, and where
-    the data are separable. `certificate.standard_errors` are the roots of the diagonal of H^-1, without penalty only.
+    the data are separable. With l1 it is the smaller of that and the duality gap. `certificate.standard_errors` are the
+    roots of the diagonal of H^-1, without penalty only.
 
     Shapes: X (n, d); y (n,) in {0, 1} or soft in [0, 1], booleans and floats too; weights (n,); l2, l1, tol scalars.
     params is `Linear` with w (d,), b (); b is 0 with `intercept=False`.
     method: "auto" fits concrete X and y (NumPy, memory-mapped or JAX arrays of one CPU device) in NumPy. There
     nothing is compiled, and X is read once a step and not copied when it is large, so that it may be larger than memory
     (`np.load(path, mmap_mode="r")`); the Hessian is that of a sample, a lower bound of the whole: the certificate
-    holds. With l1, inside a trace, on a mesh, and where that does not settle it (separable or dependent columns), one
-    compiled program runs: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for
+    holds. With l1 it is that of the columns that are not 0 or may leave it; the certificate counts all. Inside a trace,
+    on a mesh, and where that does not settle it (separable or dependent columns without a penalty), one compiled
+    program runs: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for
     many columns or classes: it knows no standard errors, bounds f - minimum by sum_j g_j^2 / (2 l2) (strong convexity;
     inf without l2), finds a separating direction only where all rows end on their side, and may take 10 max_steps short
     steps. `certificate.rank` is None where a penalty makes it unimportant and finding it would cost more than the fit.

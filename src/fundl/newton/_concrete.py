@@ -12,7 +12,7 @@ import numpy as np
 from fundl._precise import inverse_of_lower
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Linear
-from fundl.newton import _conjugate, _passes, _sampled
+from fundl.newton import _conjugate, _passes, _sampled, _working_set
 from fundl.newton._passes import LARGE, N, Rows
 
 EPS = float(np.finfo(np.float64).eps)
@@ -23,6 +23,7 @@ class Numbers(NamedTuple):
     """The options as Python floats."""
 
     l2: float
+    l1: float
     tol: float
     max_steps: int
 
@@ -55,9 +56,9 @@ def fit_concrete(
 ) -> Fit | None:  # fmt: skip
     """The `Fit` of concrete rows on the CPU, or None where the compiled program is to look at them.
 
-    X (n, d); y (n,), in [0, 1] for k = 1, else integer classes, counted where k is None. The options l2=, l1= (0 only),
-    weights=, intercept=, method= ("auto" only), tol= and max_steps= are those of the two models; start=, what is known
-    of a fit near by, saves time where there are many columns or classes.
+    X (n, d); y (n,), in [0, 1] for k = 1, else integer classes, counted where k is None. The options l2=, l1= (with
+    k = 1 only), weights=, intercept=, method= ("auto" only), tol= and max_steps= are those of the two models; start=,
+    what is known of a fit near by, saves time where there are many columns or classes.
 
     >>> found = fit_concrete(
     ...     np.arange(4.0)[:, None], np.array([0, 1, 0, 1]), k=1, l2=0.0, l1=0.0, weights=None, intercept=True,
@@ -67,8 +68,10 @@ def fit_concrete(
     0.908 converged
     """
     numbers = _options(l2, l1, tol, max_steps)
-    given = _read(X, y, k, weights) if numbers is not None and method == "auto" else None
-    if given is None or numbers is None:
+    if numbers is None or method != "auto" or (numbers.l1 > 0 and k != 1):
+        return None
+    given = _read(X, y, k, weights)
+    if given is None:
         return None
     data, labels, s, k, soft = given
     dtype = jax.dtypes.canonicalize_dtype(data.dtype)  # of the result: float64 data count as they are
@@ -76,12 +79,15 @@ def fit_concrete(
         rows, m, scale = _standardised(data, labels, s, k, soft, intercept)
         K = np.append(numbers.l2 / scale**2, 0.0)
         dense = len(K) * k <= DENSE[k == 1]
-        if not dense and numbers.l2 == 0:
+        if not dense and numbers.l2 == 0 and numbers.l1 == 0:
             return None
         theta = np.zeros((len(K), k)) if start is None else _theta(start.params, m, scale, k, intercept)
         near = None if start is None or start.inverse is None else start.inverse.brought(m, scale, intercept)
         try:
-            if dense:
+            if numbers.l1 > 0:
+                c = np.append(numbers.l1 / scale, 0.0)
+                found = _working_set.minimise(rows, K, c, numbers.tol, numbers.max_steps, theta)
+            elif dense:
                 found = _sampled.newton(rows, K, numbers.tol, numbers.max_steps)
             else:
                 found = _conjugate.minimise(rows, K, numbers.tol, numbers.max_steps, theta, near)
@@ -204,9 +210,9 @@ def _options(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
         if not 0 <= v < np.inf:
             return None
         values.append(v)
-    if isinstance(max_steps, jax.core.Tracer) or int(max_steps) < 1 or values[1] != 0:
+    if isinstance(max_steps, jax.core.Tracer) or int(max_steps) < 1:
         return None
-    return Numbers(values[0], values[2], int(max_steps))
+    return Numbers(*values, int(max_steps))
 
 
 def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) -> tuple[Rows, N, N]:
@@ -259,7 +265,7 @@ def _ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
     if not (np.isfinite(found.f) and np.isfinite(found.bound) and np.all(np.isfinite(found.theta))):
         return False
     converged = found.bound <= max(numbers.tol, np.sqrt(EPS) / 100) * found.f
-    return bool(converged or (found.solved and numbers.l2 > 0))
+    return bool(converged or (found.solved and numbers.l2 + numbers.l1 > 0))
 
 
 @jax.jit
@@ -269,7 +275,7 @@ def _on_device(found: Fit) -> Fit:
 
 
 def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
-    k, d, free = rows.k, len(m), numbers.l2 == 0
+    k, d, free = rows.k, len(m), numbers.l2 == 0 and numbers.l1 == 0
     w = found.theta[:-1] / scale[:, None]
     b = found.theta[-1] - m @ w if rows.intercept else np.zeros(k)
     if k > 1:
@@ -282,6 +288,7 @@ def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers
         w, b = w.astype(dtype), b.astype(dtype)
         theta = np.concatenate([w * scale[:, None].astype(np.float64), (b + m @ w.astype(np.float64))[None, :]])
         rounded = _passes.full(rows, theta).f + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
+        rounded += numbers.l1 * float(np.sum(np.abs(w.astype(np.float64))))
         bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
     w_error, b_error = np.full((d, k), np.nan), np.full(k, np.nan)
     if free and found.covariance is not None:
