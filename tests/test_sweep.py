@@ -144,6 +144,21 @@ def test_l1_lanes_are_the_separate_fits():
     assert np.any(np.asarray(found.params.w[1]) == 0)
 
 
+def test_l1_lanes_of_more_data_start_from_each_other_and_compile_nothing(monkeypatch):
+    rng = np.random.default_rng(8)
+    Z, y = rng.normal(size=(150, 60)), (rng.random((150, 2)) < 0.4).astype(float)
+    l2, l1 = [0.0, 0.3, 0.3, 0.1], [0.5, 0.0, 3.0, 6.0]
+    monkeypatch.setattr(sweep._fits._program, "solve", lambda *a, **options: pytest.fail("compiled"))
+    for dtype, close in ((np.float64, 1e-9), (np.float32, 1e-5)):
+        found = sweep.logistic(Z.astype(dtype), y.astype(dtype), l2=l2, l1=l1, folds=2)
+        for i, j, c in np.ndindex(4, 2, 2):
+            weights = 1.0 * (np.arange(150) % 2 != j)
+            fit = logistic_regression.fit(Z.astype(dtype).astype(float), y[:, c], l2=l2[i], l1=l1[i], weights=weights)
+            np.testing.assert_allclose(found.params.w[i, j, c], fit.params.w, rtol=close, atol=close)
+            np.testing.assert_allclose(found.certificate.objective[i, j, c], fit.certificate.objective, rtol=close)
+        assert (np.asarray(found.code) == Status.converged).all()
+
+
 def test_float32_data_give_the_float64_fit_rounded():
     found = sweep.logistic(np.float32(X), np.float32(Y), l2=np.float32(L2), weights=np.float32(WEIGHTS))
     assert {v.dtype for v in jax.tree.leaves((found.params, found.scores))} == {jnp.dtype("float32")}

@@ -212,7 +212,7 @@ def _options(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
         values.append(v)
     if isinstance(max_steps, jax.core.Tracer) or int(max_steps) < 1:
         return None
-    return Numbers(*values, int(max_steps))
+    return Numbers(values[0], values[1], values[2], int(max_steps))
 
 
 def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) -> tuple[Rows, N, N]:

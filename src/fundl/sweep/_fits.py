@@ -15,6 +15,7 @@ from fundl.sweep._result import Scores, Sweep
 
 WIDEST = 256  # columns up to which the Hessians of many lanes are formed together
 MOST = 2**26  # products of pairs of columns that are held at once
+FEW = 2**17  # such products up to which a compiled fit under l1 takes less time than the calls of one in NumPy
 
 
 def logistic(
@@ -42,7 +43,8 @@ def logistic(
     one of them is 1.
     How: all lanes step together (see the module `_lanes`); those that this does not bring to a proven optimum
     (separable without penalty, dependent columns, l1, many columns) are fitted one after another by
-    `logistic_regression.fit`, inside the same program, with its statuses and its separating directions.
+    `logistic_regression.fit`, inside the same program or, where that takes longer (l1, many columns), in NumPy, each
+    from the fit of the next larger penalty; with its statuses and its separating directions.
     `certificate.suboptimality` bounds f - minimum by strong convexity, or as the separate fit does.
     intercept, tol, max_steps: as in `logistic_regression.fit`.
     Errors: TypeError and ValueError as there, for l2 and l1 that are negative or of different lengths, for folds that
@@ -157,7 +159,8 @@ def _convex(
     if _check.concrete(max_steps) and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1; got {max_steps}.")
     D = X.shape[1] + 1
-    small = D <= WIDEST and X.shape[0] * D * (D + 1) // 2 <= MOST
+    pairs = X.shape[0] * D * (D + 1) // 2
+    small = D <= WIDEST and pairs <= MOST
     together = link == "sigmoid" and not sparse and small and jax.typeof(X).sharding.mesh.empty
     static = {"link": link, "intercept": bool(intercept), "sparse": sparse, "together": together}
     shape = (data.l2.shape[0], -1, Y.shape[1] if link == "sigmoid" else 1)
@@ -166,7 +169,8 @@ def _convex(
         def run(singly: bool) -> tuple[Ends, Ends]:
             return _program.solve(data, limit.astype(data.X.dtype), max_steps, singly=singly, **static)
 
-        if concrete and not together and not sparse and jax.typeof(data.X).sharding.mesh.empty:
+        in_numpy = not together and (not sparse or (link == "sigmoid" and pairs > FEW))
+        if concrete and in_numpy and jax.typeof(data.X).sharding.mesh.empty:
             found = _singly.solve(data, limit, max_steps, link=link, intercept=bool(intercept))
             if found is not None:
                 return found

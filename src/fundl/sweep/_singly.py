@@ -27,26 +27,27 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
     """
     rows = rows_of(given)
     X, Y = clean(given)
-    host, labels, train, l2 = (np.asarray(v) for v in (X, Y, rows.train, given.l2))
+    host, labels, train, l2, l1 = (np.asarray(v) for v in (X, Y, rows.train, given.l2, given.l1))
     softmax = link == "softmax"
     kept = labels[np.any(train > 0, axis=0)]
     if softmax and not (np.all((kept == 0) | (kept == 1)) and np.all(kept.sum(axis=1) == 1)):
         return None
     targets = [labels.argmax(axis=1)] if softmax else list(labels.T)
     k = labels.shape[1] if softmax else 1
-    options = {"l1": 0.0, "intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": int(max_steps)}
+    options = {"intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": int(max_steps)}
     per_parent = max(1, (len(train) - rows.first) // max(1, rows.first))
     found: dict[tuple[int, int, int], Fit] = {}
     larger: dict[tuple[int, int], newton.Start] = {}  # of the next larger penalty
-    for p in np.argsort(-l2, kind="stable").tolist():
+    for p in np.lexsort((-l2, -l1)).tolist():
         here: dict[tuple[int, int], newton.Start] = {}
         for r, (j, y) in itertools.product(range(len(train)), enumerate(targets)):
             own = {"k": k, "l2": l2[p], "weights": train[r]}
             near = here[(r - rows.first) // per_parent, j] if r >= rows.first > 0 else larger.get((r, j))
-            fit = newton.fit_concrete(host, y, start=near, **own, **options)
+            fit = newton.fit_concrete(host, y, l1=l1[p], start=near, **own, **options)
             if fit is None:
                 target = Y if softmax else Y[:, j : j + 1]
-                fit = newton.fit(X, target, link=link, l2=given.l2[p], weights=rows.train[r], **options)
+                penalties = {"l2": given.l2[p], "l1": given.l1[p]}
+                fit = newton.fit(X, target, link=link, weights=rows.train[r], **penalties, **options)
             found[r, p, j] = fit
             here[r, j] = newton.Start(fit.params)
             if r < rows.first:
