@@ -249,6 +249,23 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
     np.testing.assert_allclose(quick.params.w, plain.params.w, atol=1e-11 * np.abs(plain.params.w).max())
 
 
+@pytest.mark.parametrize(("shape", "serves"), [((300, 450), True), ((120, 480, 3), True), ((4000, 60, 6), False)])
+def test_a_preconditioner_serves_again_where_products_are_cheaper(shape, serves, monkeypatch):
+    X, y = made(*shape)
+    k = shape[2] if len(shape) > 2 else 1
+    made_anew, inverse_of = [], _conjugate.inverse_of
+    monkeypatch.setattr(_conjugate, "inverse_of", lambda M: made_anew.append(1) or inverse_of(M))
+    found = concrete(X, y, k)
+    assert found.certificate.steps >= 5
+    assert (2 * len(made_anew) <= found.certificate.steps) == serves
+
+    def dependent(M):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(_conjugate, "inverse_of", dependent)
+    np.testing.assert_allclose(concrete(X, y, k).params.w, found.params.w, atol=1e-9 * np.abs(found.params.w).max())
+
+
 @pytest.mark.parametrize("changed", ["nothing", "not finite", "one logit", "dense", "no penalty", "few fits"])
 def test_a_start_has_an_inverse_hessian_only_where_fits_will_use_it(changed):
     X, y = made(200, 5 if changed == "dense" else 60, 3)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fundl._precise import inverse_of_lower
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Linear
 from fundl.newton import _conjugate, _passes, _sampled, _working_set
@@ -128,10 +127,9 @@ def start_from(
         H = _sampled.regular(_passes.hessian(narrow, p.astype(np.float32)), np.append(l2 / scale**2, 0.0), rows)
         H.flat[:: len(H) + 1] *= 1 + 1e-6  # what float32 leaves of it is positive
         try:
-            M = inverse_of_lower(np.linalg.cholesky(H)).astype(np.float32)
+            matrix = _conjugate.inverse_of(H)
         except np.linalg.LinAlgError:
             return Start(params)
-        matrix = M.T @ M
     return Start(params, Inverse(matrix, m, scale) if np.isfinite(matrix).all() else None)
 
 
