@@ -76,7 +76,9 @@ def linear_binary_cross_entropy_backward(
     dL = reduce_backward(dJ, w, reduction, data.X.shape[:1], plan.dtype)
     soft = jnp.issubdtype(given[3].dtype, jnp.floating)
     g = _cotangent(plan, data, dL, wanted=(True, True, b is not None, soft))
-    return gradients(*((x, partial(_the, dx)) for x, dx in zip(given, g, strict=True) if dx is not None))
+    return gradients(
+        *((x, partial(_the, dx)) for x, dx in zip(given, g, strict=True) if x is not None and dx is not None)
+    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
