@@ -155,7 +155,8 @@ def limits(found: dict[str, Any]) -> str:
 
 LOSSES = (
     "Operations and bytes are over those of jax.grad of the plain formula. The share of a copy is the rate at which\n"
-    "inputs are read and the gradient is written, over that of copying memory."
+    "inputs are read and the gradient is written, over that of copying memory. benchmarks/results/losses.json has the\n"
+    "same at other sizes, and benchmarks/README.md every case that fundl loses."
 )
 
 
@@ -165,7 +166,8 @@ def losses(found: dict[str, Any]) -> str:
     rivals = " | ".join(f"/ {name.replace('fundl, ', 'its own ')} (error)" for name in who)
     lines = [f"| | us, fundl (error) | {rivals} | operations | bytes | share of a copy |"]
     lines.append("|---" * (len(who) + 5) + "|")
-    for size, problem in dict.fromkeys((r["size"], r["problem"]) for r in found["results"]):
+    size = found["results"][0]["size"]
+    for problem in dict.fromkeys(r["problem"] for r in found["results"]):
         rows = {r["name"]: r for r in found["results"] if (r["size"], r["problem"]) == (size, problem)}
         own, plain = rows["fundl"], rows.get(who[1])
         cells = [f"{problem} {size}", f"{1e6 * own['seconds']:.3g} ({own['error']:.0e})"]
