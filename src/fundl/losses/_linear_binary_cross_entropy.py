@@ -128,7 +128,7 @@ def _inputs(
     if t.shape != shape:
         raise ValueError(
             f"y must hold a label for each example and target, shape {shape}, for X of shape {data.X.shape} and W of "
-            f"shape {data.W.shape}; got {t.shape}."
+            f"shape {data.W.shape}; got {t.shape}. Classes are for linear_cross_entropy."
         )
     w = _check.per_example_weights(weights, shape[:1], dtype)
     keep = None if w is None else w != 0

@@ -49,10 +49,9 @@ def plan_for(
     if tile is None:
         rows, columns = tile_size(local_n, ROWS), tile_size(local_k, COLUMNS)
     else:
-        rows, columns = tile
-        if rows < 1 or columns < 1:
+        if not isinstance(tile, tuple | list) or len(tile) != 2 or min(tile) < 1:
             raise ValueError(f"tile must be two positive numbers, examples and classes per tile; got {tile}.")
-        rows, columns = min(rows, local_n), min(columns, local_k)
+        rows, columns = min(tile[0], local_n), min(tile[1], local_k)
     half = data.X.dtype == data.W.dtype == jnp.bfloat16
     dtype = jnp.dtype(dtype)
     operands = jnp.dtype(jnp.bfloat16) if half else dtype
