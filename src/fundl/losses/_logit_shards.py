@@ -85,6 +85,7 @@ def binary_losses(plan: Plan, data: Data) -> Array:
 def tangent(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple[Array, Array, Array | None]:
     """`tangent_of` on every shard."""
     row = _row_spec(plan)
+    m, s = _split_alike(plan, (m, s))
     ins = (_specs(plan, data), row, row, _specs(plan, d))
     outs = (row, row, row if plan.uniform else None)
     return _everywhere(plan, partial(tangent_of, plan), ins, outs)(data, m, s, d)
@@ -97,8 +98,7 @@ def cotangent(
     """`cotangent_of` on every shard."""
     row = _row_spec(plan)
     specs = _specs(plan, data)
-    if plan.mesh is not None:
-        m, s, c = jax.tree.map(lambda v: _reshard(plan.mesh, v, row), (m, s, c))  # constants may come unsplit
+    m, s, c = _split_alike(plan, (m, s, c))
     outs = Tangents(*(spec if want else None for spec, want in zip(specs, wanted, strict=False)))
     ins = (specs, row, row, jax.tree.map(lambda _: row, c))
     return _everywhere(plan, partial(cotangent_of, plan, wanted), ins, outs)(data, m, s, c)
@@ -130,6 +130,11 @@ def _specs(plan: Plan, data: Any) -> Any:
         PartitionSpec(rows),
     )
     return type(data)(*(None if v is None else spec for v, spec in zip(data, specs, strict=False)))
+
+
+def _split_alike(plan: Plan, tree: Any) -> Any:
+    """Arrays of one number for each example, split as the rows are: constants may come unsplit."""
+    return tree if plan.mesh is None else jax.tree.map(lambda v: _reshard(plan.mesh, v, _row_spec(plan)), tree)
 
 
 def _row_spec(plan: Plan) -> PartitionSpec:
