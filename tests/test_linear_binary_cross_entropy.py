@@ -160,3 +160,19 @@ def test_rows_and_targets_split_over_eight_devices(kind):
     )(*placed)
     close(found, (L.sum(), gradients))
     close(jax.jit(lambda *a: backward(1.0, *a, reduction="sum", tile=(6, 5)))(*placed), gradients)
+
+
+def test_inside_the_users_own_shard_map():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    X, W, b, y = draw(64, 6, 48)
+
+    def step(X, W, b, y):
+        def J(W, b):
+            return jax.lax.pmean(linear_binary_cross_entropy(X, W, b, y, tile=(3, 7)), "data")
+
+        return jax.value_and_grad(J, (0, 1))(W, b)
+
+    whole = P("data")
+    found = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(whole, P(), P(), whole), out_specs=P()))(X, W, b, y)
+    L, (_, dW, db, _) = definition(X, W, b, y)
+    close(found, (L.mean(), (dW / 64, db / 64)))
