@@ -151,7 +151,7 @@ def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
     d = _below(v, m)
     e = jnp.exp(d)
     # e - floor(e) is exactly 0 where e is 1, with the derivative of e, and e elsewhere: the sum of the small ones.
-    # The rest of the total is how many are 1, and each is needed but for the first.
+    # What is left of the whole sum is how many are 1: a whole number, of which all but one count.
     small = jnp.sum(e - jnp.floor(e), axis=axis, keepdims=True)
     ones = jnp.round(jax.lax.stop_gradient(jnp.sum(e, axis=axis, keepdims=True) - small))
     return e, small + (ones - 1), d, m
