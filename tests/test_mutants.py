@@ -139,6 +139,8 @@ OWN_EQUIVALENT = [
     (".* from its output", r"input 0: NaN where abs\(x\) > 20", "outside the declared domain (-5, 5)"),
     (r"mlp\.gradient|backprop of shared weights", r"input \d: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
      "outside the declared domain (-2, 2)"),
+    (r"mlp\.gradient \(relu", r"floor 1: (sign|times 2)|sub 6: (only the first|add in its place)",
+     "sum(e - top) + (sum(top) - 1) = sum(e) - 1 whatever top is"),
     (r"mlp\.gradient", r"reduce_max 1: (times 1.01|last entry zeroed)|eq 4: comparison flipped",
      "softmax is unchanged by any shift of the logits, and sum(e - top) + (sum(top) - 1) = sum(e) - 1 whatever top is"),
     (r"mlp\.gradient \((tanh|sigmoid)", "sub 4: only the first operand kept",
