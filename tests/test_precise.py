@@ -82,3 +82,12 @@ def test_sum_of_others_does_not_cancel() -> None:
     laws.assert_near(_precise.sum_of_others(t, e)[1:], [1.0, 1.0])
     ties = jnp.array([1.0, 1.0, 0.4])
     laws.assert_near(_precise.sum_of_others(jnp.array([1.0, 2.0, 4.0]), ties), [6.0, 5.0, 3.0])
+
+
+def test_within_unit_interval_leaves_what_is_inside_and_poisons_the_rest() -> None:
+    inside = jnp.array([0.0, -0.0, 1e-300, 0.3, 1.0])
+    assert _precise.within_unit_interval(inside).tolist() == inside.tolist()
+    outside = jnp.array([-0.1, 1.1, -1e-300, 1 + 2.0**-52, np.inf, -np.inf])
+    assert np.isnan(_precise.within_unit_interval(outside)).all()
+    slope = jax.grad(lambda t: jnp.sum(_precise.within_unit_interval(t)))(inside)
+    assert slope.tolist() == [1.0] * 5

@@ -235,12 +235,6 @@ def unit_interval(name: str, x: Array, what: str) -> None:
     refuse_where(lambda v: (v < 0) | (v > 1), name, x, f"must hold {what} in [0, 1]")
 
 
-def nan_outside_unit_interval(x: Array) -> Array:
-    """A factor 1, or NaN where x is outside [0, 1]: what `unit_interval` refuses when concrete poisons when traced."""
-    ones = jnp.ones_like(x)
-    return jnp.where((x < 0) | (x > 1), jnp.full_like(ones, jnp.nan), ones)
-
-
 def finite(name: str, x: Array, weights: Array | None = None) -> None:
     """Refuse concrete NaN or infinities in rows whose weight is not 0."""
 

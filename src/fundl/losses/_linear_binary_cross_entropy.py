@@ -5,15 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
-from fundl.losses._linear_inputs import Given, cap, linear_inputs
+from fundl.losses._linear_inputs import Given, cap, linear_inputs, moving, returned, wanted_of
 from fundl.losses._linear_pair import linear_pair
-from fundl.losses._logit_shards import align, binary_losses, cotangent, plan_for, tangent, vary_alike
+from fundl.losses._logit_shards import align, binary_losses, cotangent, plan_for, tangent
 from fundl.losses._logit_slices import Data, Plan, Tangents
-from fundl.losses._reduction import gradients, reduce, reduce_backward
+from fundl.losses._reduction import reduce, reduce_backward
 
 
 def linear_binary_cross_entropy(
@@ -74,11 +73,7 @@ def linear_binary_cross_entropy_backward(
     """
     given, data, w, plan = _inputs(X, W, b, y, weights, softcap, tile)
     dL = reduce_backward(dJ, w, reduction, data.X.shape[:1], plan.dtype)
-    soft = jnp.issubdtype(given[3].dtype, jnp.floating)
-    g = _cotangent(plan, data, dL, wanted=(True, True, b is not None, soft))
-    return gradients(
-        *((x, partial(_the, dx)) for x, dx in zip(given, g, strict=True) if x is not None and dx is not None)
-    )
+    return returned(given, _cotangent(plan, data, dL, wanted_of(given)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -91,16 +86,14 @@ def _losses_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Registered: the tiles must be computed anew by each derivative, where autodiff would keep them."""
     data = Data(*primals)
     L = _losses(plan, *data)
-    moving = Tangents(*(None if isinstance(d, SymbolicZero) else d for d in tangents[:4]))
-    wanted = tuple(d is not None for d in moving)
+    changes, wanted = moving(tangents, data)
     if not any(wanted):
         return L, jnp.zeros_like(L)
-    moving = vary_alike(moving, data)
     return L, linear_pair(
         lambda data, d: tangent(plan, data, *_unused(L), d)[0],
         lambda data, c: _cotangent(plan, data, c, wanted),
         data,
-        moving,
+        changes,
     )
 
 
@@ -138,7 +131,3 @@ def _inputs(
     data, mesh, row_axes, column_axes = align(data._replace(y=t, keep=keep))
     plan = plan_for(data, dtype, mesh, row_axes, column_axes, cap(softcap), False, tile)
     return given, data, w, plan._replace(binary=True)
-
-
-def _the(value: Array) -> Array:
-    return value

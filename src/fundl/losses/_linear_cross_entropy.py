@@ -5,16 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
 from fundl.losses._categorical import _share, _smoothing
-from fundl.losses._linear_inputs import cap, floating, linear_inputs
+from fundl.losses._linear_inputs import cap, floating, linear_inputs, moving, returned, wanted_of
 from fundl.losses._linear_pair import linear_pair
-from fundl.losses._logit_shards import align, cotangent, plan_for, tangent, totals, vary_alike
-from fundl.losses._logit_slices import Data, Plan, Tangents, Totals
-from fundl.losses._reduction import gradients, reduce, reduce_backward
+from fundl.losses._logit_shards import align, cotangent, plan_for, tangent, totals
+from fundl.losses._logit_slices import Data, Plan, Totals
+from fundl.losses._reduction import reduce, reduce_backward
 
 
 def linear_cross_entropy(
@@ -97,10 +96,7 @@ def linear_cross_entropy_backward(
     if penalty is not None:
         # + z_loss logsumexp^2
         lse = 2 * penalty * (m + jnp.log1p(s)) * dL
-    soft = jnp.issubdtype(given[3].dtype, jnp.floating)
-    g = cotangent(plan, data, m, s, (ce, lse, u), wanted=(True, True, b is not None, soft))
-    found = [(x, dx) for x, dx in zip(given, g, strict=True) if x is not None and dx is not None]
-    return gradients(*((x, partial(_the, dx)) for x, dx in found))
+    return returned(given, cotangent(plan, data, m, s, (ce, lse, u), wanted=wanted_of(given)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -114,16 +110,14 @@ def _totals_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Totals, Totals
     data = Data(*primals)
     out = _totals(plan, *data)
     m, s = out[:2]
-    moving = Tangents(*(None if isinstance(d, SymbolicZero) else d for d in tangents[:4]))
-    wanted = tuple(d is not None for d in moving)
+    changes, wanted = moving(tangents, data)
     if not any(wanted):
         return out, jax.tree.map(jnp.zeros_like, out)
-    moving = vary_alike(moving, data)
     dce, dlse, du = linear_pair(
         lambda fixed, d: tangent(plan, *fixed, d),
         lambda fixed, c: cotangent(plan, *fixed, c, wanted=wanted),
         (data, m, s),
-        moving,
+        changes,
     )
     # m is held: logsumexp = m + log1p(s) changes through s alone.
     return out, (jnp.zeros_like(m), (1 + s) * dlse, dce, du)
@@ -174,7 +168,3 @@ def _penalty(z_loss: ArrayLike, L: Array) -> Array | None:
         return None
     _check.nonnegative("z_loss", z_loss)
     return _check.array("z_loss", z_loss).astype(L.dtype)
-
-
-def _the(value: Array) -> Array:
-    return value

@@ -1,12 +1,16 @@
-"""X, W, b and y of the losses that hold no logits: checked, and in the dtype of computation."""
+"""X, W, b and y of the losses that hold no logits: checked, in the dtype of computation, and their derivatives."""
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
-from fundl.losses._logit_slices import Data
+from fundl.losses._logit_shards import vary_alike
+from fundl.losses._logit_slices import Data, Tangents
+from fundl.losses._reduction import gradients
 
 Given = tuple[Array, Array, Array | None, Array]
 
@@ -45,3 +49,24 @@ def cap(softcap: float | None) -> float | None:
         raise TypeError("softcap is fixed when the program is traced: give a Python number, not a traced array.")
     _check.positive("softcap", softcap)
     return float(softcap)
+
+
+def moving(tangents: Any, data: Data) -> tuple[Tangents, tuple[bool, ...]]:
+    """The tangents of X, W, b and y, None where nothing changes, and which of the four there are."""
+    found = Tangents(*(None if isinstance(d, SymbolicZero) else d for d in tangents[:4]))
+    return vary_alike(found, data), tuple(d is not None for d in found)
+
+
+def wanted_of(given: Given) -> tuple[bool, ...]:
+    """Which of X, W, b and y get a gradient by hand."""
+    return True, True, given[2] is not None, jnp.issubdtype(given[3].dtype, jnp.floating)
+
+
+def returned(given: Given, found: Tangents) -> Any:
+    """The gradients that there are, in the dtypes of what was given."""
+    pairs = [(x, dx) for x, dx in zip(given, found, strict=True) if x is not None and dx is not None]
+    return gradients(*((x, partial(_the, dx)) for x, dx in pairs))
+
+
+def _the(value: Array) -> Array:
+    return value

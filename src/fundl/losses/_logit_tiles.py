@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fundl import _check
-from fundl._precise import HIGHEST
+from fundl._precise import HIGHEST, within_unit_interval
 from fundl._types import Array
 from fundl.losses._binary import entropy, slope_of
 from fundl.losses._logit_slices import (
@@ -313,7 +312,7 @@ def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array, y: Array |
     """A tile of soft labels (or their tangent y), 0 in rows that are left out and in columns that were seen before."""
     t = columns_of(rows_of(data.y if y is None else y, plan, i), plan, j, axis=1).astype(plan.dtype)
     if y is None:
-        t = t * _check.nan_outside_unit_interval(t)  # traced labels cannot be refused
+        t = within_unit_interval(t)  # traced labels cannot be refused
     keep = fresh if data.keep is None else fresh & as_column(rows_of(data.keep, plan, i))
     return jnp.where(keep, t, jnp.zeros_like(t))
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fundl import _check, newton
-from fundl._precise import exp_minus_abs, matmul
+from fundl import newton
+from fundl._precise import exp_minus_abs, matmul, within_unit_interval
 from fundl._result import Status
 from fundl._types import Array
 from fundl.newton._design import shift_and_scale, standardise
@@ -86,7 +86,7 @@ def _together(
     Z = standardise(X, mean, centre, scale, intercept)
     k = jnp.concatenate([1 / (scale * scale), jnp.zeros_like(scale[:1])])
     shared = _lanes.Shared(Z, _lanes.pairs(Z), k)
-    targets = (Y * _check.nan_outside_unit_interval(Y)).T
+    targets = within_unit_interval(Y).T
 
     first = lanes(m, range(rows.first), t)
     which = np.concatenate([first, after], axis=1)
