@@ -88,14 +88,18 @@ def with_torch(function: Function, dy: np.ndarray, inputs: Inputs, count: int) -
     x.requires_grad_()
     cotangent = torch.from_numpy(np.array(dy))
 
+    forward = function.torch
+    assert forward is not None
+
     def run() -> Any:
         value = None
         for _ in range(count):
             x.grad = None
-            value = function.torch(torch.nn.functional, x, *labels)  # type: ignore[misc]
+            value = forward(torch.nn.functional, x, *labels)
             value.backward(cotangent)
         assert value is not None
-        return value.detach().numpy(), x.grad.numpy()  # type: ignore[union-attr]
+        assert x.grad is not None
+        return value.detach().numpy(), x.grad.numpy()
 
     return run
 
