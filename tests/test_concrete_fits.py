@@ -228,7 +228,7 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
     y = np.argmax(X[:, :k] - 1 + rng.gumbel(size=(n, k)), axis=1)
     X[:, 1] = 1e3 * (X[:, 1] + 7)
     s = np.ones(n)
-    s[::5] = 0.0  # a fold: other means and spreads, and so other coordinates
+    s[::10] = 0.0  # a fold: other means and spreads, and so other coordinates
     options = {"intercept": intercept, "k": k}
     whole = concrete(X, y, l2=0.5, **options)
     start = newton.start_from(whole.params, X, y, l2=0.5, weights=None, fits=5, **options)
@@ -242,7 +242,7 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
         fit = concrete(X, y, l2=0.3, weights=s, start=near, **options)
         found[name] = fit, len(products)
     (plain, many), (quick, few) = found["parameters"], found["both"]
-    assert few < 0.6 * many
+    assert few < 0.6 * many < 0.6 * 110  # where rounding moved all classes alike, products were spent on that
     f = [exact_value(X, y, 0.3, fit.params, s) for fit in (plain, quick)]
     bounds = [float(fit.certificate.suboptimality) for fit in (plain, quick)]
     assert abs(f[0] - f[1]) <= max(bounds) <= 1e-8 * f[0]
@@ -289,3 +289,14 @@ def test_intercepts_are_levelled_and_their_move_is_known(k):
     np.testing.assert_array_equal(found.theta[:-1], theta[:-1])
     np.testing.assert_allclose(found.f, f + _sampled.quadratic(K, theta), rtol=1e-14)
     np.testing.assert_allclose(found.moved, np.linalg.norm(a - _passes.loss(rows, z)[1]), rtol=1e-10)
+
+
+def test_constant_columns_and_the_last_digit_cost_neither_the_bound_nor_the_numpy_path():
+    data = datasets.digits()
+    X, y = np.asarray(data.X, float) / 16, np.asarray(data.y)
+    found = concrete(X, y, k=10)  # None where rounding makes a step look uphill
+    other = sr.fit(X, y, l2=1.0, method="subspace")
+    assert int(found.certificate.rank) == int(other.certificate.rank) == 61
+    for fit in (found, other):
+        assert 0 < float(fit.certificate.suboptimality) <= 1e-12 * float(fit.certificate.objective)
+    np.testing.assert_allclose(found.params.w, other.params.w, atol=1e-12 * np.abs(found.params.w).max())

@@ -106,7 +106,7 @@ def _solution(
     parts = design(X, s, l2, intercept, sparse)
     P = _dense.problem(parts, Y, s, l2, l1 if sparse else None, link)
     if method == "subspace":
-        found = _subspace.minimise(P, parts.null, link, tol, max_steps)
+        found = _subspace.minimise(P, parts.null, l2 / parts.scale**2, link, tol, max_steps)
     else:
         found = _dense.minimise(P, link, tol, max_steps)
     w, b = _outside(found.theta, parts)

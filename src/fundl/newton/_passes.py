@@ -7,6 +7,7 @@ import numpy as np
 N = np.ndarray
 BLOCK = 1 << 22  # bytes of X in a block
 WHOLE = 1 << 26  # bytes of X up to which it is taken as one block
+FEW = 32  # classes
 LARGE = 1 << 22  # entries of X from which no copy is made
 
 
@@ -44,12 +45,14 @@ def with_ones(X: N, intercept: bool) -> N:
 
 
 def logits(rows: Rows, theta: N) -> N:
-    """Z theta (n, k)."""
+    """Z theta (n, k); of few classes each column is contiguous, which makes sums over them faster."""
     if rows.k == 1:
         v = theta[:, 0]
         z = rows.X @ v if rows.scale is None else rows.X @ (v[:-1] / rows.scale) + v[-1]
         return z[:, None]
-    return rows.X @ theta if rows.scale is None else rows.X @ (theta[:-1] / rows.scale[:, None]) + theta[-1]
+    v = theta if rows.scale is None else theta[:-1] / rows.scale[:, None]
+    z = (v.T @ rows.X.T).T if rows.k <= FEW else rows.X @ v
+    return z if rows.scale is None else z + theta[-1]
 
 
 def back(rows: Rows, alpha: N) -> N:
@@ -89,7 +92,10 @@ def loss(rows: Rows, z: N) -> tuple[float, N, N]:
     others = e.sum(axis=1)
     total = own + others
     # L = log(total / own): log1p of the others where the own class leads
-    L = np.where(own > others, np.log1p(others / np.maximum(own, 1e-300)), np.log(total) - d[here])
+    if own.min() > 1e-300:
+        L = np.log1p(others / own)
+    else:
+        L = np.where(own > others, np.log1p(others / np.maximum(own, 1e-300)), np.log(total) - d[here])
     e /= total[:, None]
     p = e.copy()
     p[here] = own / total
@@ -116,7 +122,7 @@ def full(rows: Rows, theta: N) -> Pass:
     if rows.scale is None and rows.X.nbytes <= WHOLE:
         return at(rows, theta)
     n, step = len(rows.y), block(rows)
-    f, g, square, z = 0.0, np.zeros_like(theta), 0.0, np.empty((n, rows.k))
+    f, g, square, z = 0.0, np.zeros_like(theta), 0.0, np.empty((n, rows.k), order="F" if rows.k <= FEW else "C")
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         X = rows.X[part].astype(np.float64, copy=False)
@@ -142,11 +148,18 @@ def hessian(rows: Rows, p: N) -> N:
     if k == 1:
         h = p[:, 0] * (1 - p[:, 0])
         return weighted_gram(rows.X, h if rows.s is None else h * rows.s)
-    H = np.empty((D, k, D, k))
+    blocks, H, step = np.zeros((D, k, D), p.dtype), np.zeros((k * D, k * D), p.dtype), 1 << 10
+    for start in range(0, len(p), step):
+        X, c = rows.X[start : start + step], np.ascontiguousarray(p[start : start + step])
+        root = None if rows.s is None else np.sqrt(rows.s[start : start + step])[:, None]
+        if root is not None:
+            X = root * X
+        A = (c[:, :, None] * X[:, None, :]).reshape(len(X), k * D)
+        blocks += (X.T @ A).reshape(D, k, D)
+        H -= A.T @ A  # of a matrix with itself: half the work
+    H = H.reshape(k, D, k, D).transpose(1, 0, 3, 2).copy()
     for a in range(k):
-        for b in range(a + 1):
-            c = p[:, a] * ((1 if a == b else 0) - p[:, b])
-            H[:, a, :, b] = H[:, b, :, a] = weighted_gram(rows.X, c if rows.s is None else c * rows.s)
+        H[:, a, :, a] += blocks[:, a]
     return H.reshape(D * k, D * k)
 
 

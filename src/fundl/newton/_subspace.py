@@ -52,8 +52,8 @@ def preconditioner(P: Problem, h: Array, q: Array, null: Array) -> Array:
     return jax.lax.map(block, jnp.arange(h.shape[1]))
 
 
-def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -> Found:
-    """Steps until the gradient is down to its rounding errors."""
+def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_steps: Array) -> Found:
+    """Steps until the gradient is down to its rounding errors. l2 (d,): the penalty of theta_j, l2 / scale_j^2."""
     eps = jnp.finfo(P.Z.dtype).eps
     start = rows_dot(P.Z, jnp.zeros_like(P.Y))
     max_steps = jnp.where(_dense.absent_class(P, start)[1], 1, max_steps)  # as in `_dense.minimise`
@@ -150,7 +150,7 @@ def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -
         f=f,
         g=g,
         inverse=None,
-        bound=strong_convexity(P, z, g, alpha, theta),
+        bound=strong_convexity(P, l2, z, g, alpha, theta),
         direction=direction,
         separates=absent | apart,
         steps=path.count,
@@ -159,13 +159,13 @@ def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -
     )
 
 
-def strong_convexity(P: Problem, z: Array, g: Array, alpha: Array, theta: Array) -> Array:
+def strong_convexity(P: Problem, l2: Array, z: Array, g: Array, alpha: Array, theta: Array) -> Array:
     """f - f* <= sum_j g_j^2 / (2 l2_j) over w, the duality gap of alpha where the gradient in b is 0; inf without l2.
 
+    P.K theta is the gradient of the penalty at the w of least norm, so g is that of all w, dependent columns or not.
     What rounding leaves of the gradient in b is moved between the rows, which the last term and `moved` count.
     """
     eps = jnp.finfo(z.dtype).eps
-    k = jnp.diagonal(P.K)[:-1, None]
     column = jnp.sqrt(jnp.sum(P.Z * P.Z, axis=0))[:, None]
     noise = (
         8 * eps * (column * (jnp.linalg.norm(alpha) + jnp.linalg.norm(P.s[:, None] * z)) + jnp.abs(matmul(P.K, theta)))
@@ -173,5 +173,5 @@ def strong_convexity(P: Problem, z: Array, g: Array, alpha: Array, theta: Array)
     left = jnp.sum(jnp.abs(g[-1])) + eps * jnp.sum(jnp.abs(alpha))
     moved = left * jnp.max(jnp.abs(P.Z), axis=0)[:, None]
     u = (jnp.abs(g) + noise + moved)[:-1]
-    bound = jnp.sum(safe_divide(u * u, 2 * k + 0 * u)) + left * (jnp.max(_links.spread(z)) + 1)
-    return jnp.where(jnp.all(k > 0), bound, jnp.full_like(bound, jnp.inf))
+    bound = jnp.sum(safe_divide(u * u, 2 * l2[:, None] + 0 * u)) + left * (jnp.max(_links.spread(z)) + 1)
+    return jnp.where(jnp.all(l2 > 0), bound, jnp.full_like(bound, jnp.inf))
