@@ -81,6 +81,18 @@ def _huber(r: Any) -> Any:
     return jnp.where(a <= 1, r * r / 2, a - 0.5)
 
 
+def _focal(z: Any, y: Any) -> Any:
+    q = y * _sigmoid(-z) + (1 - y) * _sigmoid(z)
+    return q**2 * (jnp.logaddexp(z, 0) - y * z)
+
+
+def _torch_focal(F: Any, z: Any, y: Any) -> Any:
+    """torchvision.ops.sigmoid_focal_loss without its alpha; torch itself has none."""
+    p = z.sigmoid()
+    p_t = p * y + (1 - p) * (1 - y)
+    return F.binary_cross_entropy_with_logits(z, y, reduction="none") * (1 - p_t) ** 2
+
+
 def _e(plain: Any, jax: Any, torch: Any) -> Function:
     return Function("elementwise", _numbers, plain, jax, torch)
 
@@ -126,6 +138,10 @@ FUNCTIONS = {
         "loss", _binary, lambda z, y: _mean(jnp.logaddexp(z, 0) - y * z),
         lambda z, y: _mean(optax.sigmoid_binary_cross_entropy(z, y)),
         lambda F, z, y: F.binary_cross_entropy_with_logits(z, y, reduction="sum") / len(z),
+    ),
+    "focal_with_logits": Function(
+        "loss", _binary, lambda z, y: _mean(_focal(z, y)), lambda z, y: _mean(optax.sigmoid_focal_loss(z, y)),
+        lambda F, z, y: _torch_focal(F, z, y).sum() / len(z),
     ),
     "cross_entropy": Function(
         "loss", _rows_of_probabilities, lambda p, y: -_mean(jnp.log(_picked(p, y))), None,

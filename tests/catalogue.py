@@ -395,6 +395,24 @@ BINARY = (
         sample=binary(False, True, 3),
         wide=binary(True, True, 3),
     ),
+    loss(
+        "focal_with_logits",
+        Edge(([0.0, 0.0], [0.0, 1.0]), LOG_2 / 2, ([0.125 + LOG_2 / 4, -0.125 - LOG_2 / 4], [0, 0])),
+        Edge(([INF, -INF], [1.0, 0.0]), 0, ([0, 0], [0, 0])),
+        Edge(([INF], [0.0]), INF, ([1], [-INF])),
+        Edge(([-INF], [1.0]), INF, ([-1], [INF])),
+        Edge(([INF], [0.25]), INF, ([27 / 64], [-INF])),
+        sample=binary(False, True),
+        wide=binary(True, True),
+    ),
+    loss(
+        "focal_with_logits",
+        Edge(([[INF, -INF]], [[1.0, 0.0]]), 0, ([[0, 0]], [[0, 0]])),
+        variant="gamma",
+        options={"gamma": 0.25},
+        sample=binary(False, True, 3),
+        wide=binary(True, True, 3),
+    ),
 )
 
 CATEGORICAL = (

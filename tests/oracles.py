@@ -268,11 +268,31 @@ def binary_cross_entropy_gradient(p: Exact, y: Exact) -> tuple[Exact, Exact]:
 
 
 def binary_cross_entropy_with_logits(z: Exact, y: Exact) -> Exact:
-    return _per_example(-(y * log_sigmoid(z) + (1 - y) * log_sigmoid(-z)))
+    return _per_example(_entropy(z, y))
 
 
 def binary_cross_entropy_with_logits_gradient(z: Exact, y: Exact) -> tuple[Exact, Exact]:
     return sigmoid(z) - y, -z
+
+
+def focal_with_logits(z: Exact, y: Exact, gamma: Any = 2.0) -> Exact:
+    return _per_example(_wrong(z, y) ** mp.mpf(gamma) * _entropy(z, y))
+
+
+def focal_with_logits_gradient(z: Exact, y: Exact, gamma: Any = 2.0) -> tuple[Exact, Exact]:
+    q, L, gamma = _wrong(z, y), _entropy(z, y), mp.mpf(gamma)
+    through_q = gamma * q ** (gamma - 1) * L
+    dq_dz, dq_dy = (1 - 2 * y) * sigmoid_slope(z), sigmoid(-z) - sigmoid(z)
+    return q**gamma * (sigmoid(z) - y) + through_q * dq_dz, -(q**gamma) * z + through_q * dq_dy
+
+
+def _wrong(z: Exact, y: Exact) -> Exact:
+    """1 - p_t, the probability of the wrong label."""
+    return sigmoid(z) * (1 - y) + sigmoid(-z) * y
+
+
+def _entropy(z: Exact, y: Exact) -> Exact:
+    return -(y * log_sigmoid(z) + (1 - y) * log_sigmoid(-z))
 
 
 def cross_entropy(p: Exact, y: Exact) -> Exact:

@@ -34,7 +34,7 @@ def _data(n: int, d: int, k: int, loss: str, dtype: str = "float64") -> tuple[ja
     X = jnp.asarray(rng.normal(size=(n, d)), dtype)
     if loss == "cross_entropy_with_logits":
         return X, jnp.asarray(rng.integers(0, k, n))
-    y = rng.random((n, k)) if "binary" in loss else rng.normal(size=(n, k))
+    y = rng.random((n, k)) if "binary" in loss or "focal" in loss else rng.normal(size=(n, k))
     return X, jnp.asarray(y, dtype)
 
 
@@ -67,7 +67,8 @@ def test_gradient_by_hand_is_that_of_autodiff(activation: str, residual: str):
 
 
 @pytest.mark.parametrize(
-    "loss", ["mse", "l1", "huber", "binary_cross_entropy_with_logits", "cross_entropy_with_logits"]
+    "loss",
+    ["mse", "l1", "huber", "binary_cross_entropy_with_logits", "focal_with_logits", "cross_entropy_with_logits"],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("depth", [1, 2, 6])
@@ -289,7 +290,7 @@ def _misnamed(operation: str, every: int) -> list[str]:
     return missed
 
 
-OPERATIONS = ["linear", *ACTIVATIONS, "mse", "l1", "huber", "binary_cross_entropy_with_logits"]
+OPERATIONS = ["linear", *ACTIVATIONS, "mse", "l1", "huber", "binary_cross_entropy_with_logits", "focal_with_logits"]
 OPERATIONS.append("cross_entropy_with_logits")
 
 

@@ -20,7 +20,7 @@ EDGES = [pytest.param(r, e, id=f"{r}-{i}") for r in ROWS for i, e in enumerate(r
 
 rows = pytest.mark.parametrize("row", ROWS, ids=str)
 # Variants that go through the same lines of code as another row meet the transforms in the slow suite only.
-SAME_LINES = ("alpha", "targets", "vectors", "delta", "vector", "axis=1")
+SAME_LINES = ("alpha", "targets", "vectors", "delta", "gamma", "vector", "axis=1")
 transformed = pytest.mark.parametrize(
     "row",
     [pytest.param(row, marks=[pytest.mark.slow] if row.variant in SAME_LINES else []) for row in ROWS],

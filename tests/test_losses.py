@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 import laws
-from catalogue import LOSSES, SMOOTHING, Row
+from catalogue import BINARY, LOSSES, SMOOTHING, Row
 from fundl import losses
 
 PLAIN = [row for row in LOSSES if row.variant in ("", "soft", "smoothed")]
 WITH_CLASSES = [row for row in LOSSES if row.differentiable == (0,)]
-WITH_LABELS_IN_0_1 = [row for row in LOSSES if "entropy" in row.name and row not in WITH_CLASSES]
+WITH_LABELS_IN_0_1 = [*BINARY, *(row for row in LOSSES if "soft" in row.variant)]
 
 plain = pytest.mark.parametrize("row", PLAIN, ids=str)
 reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+
+TWO_ARRAYS = [
+    "l1", "mse", "huber", "binary_cross_entropy", "binary_cross_entropy_with_logits", "focal_with_logits",
+]  # fmt: skip
 
 WEIGHTS = np.array([0.5, 0.0, 2.0, 1.25, 3.0])
 
@@ -242,7 +246,7 @@ def test_the_lecture() -> None:
     laws.assert_near(losses.cross_entropy(p, onehot, reduction="sum"), -np.sum(onehot * np.log(p)))
 
 
-@pytest.mark.parametrize("name", ["l1", "mse", "huber", "binary_cross_entropy", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("name", TWO_ARRAYS)
 def test_integer_targets_have_no_gradient(name: str) -> None:
     backward = getattr(losses, f"{name}_backward")
     found = backward(1.0, np.array([0.25, 0.75]), np.array([0, 1]))
@@ -250,7 +254,7 @@ def test_integer_targets_have_no_gradient(name: str) -> None:
     laws.assert_near(found, backward(1.0, np.array([0.25, 0.75]), np.array([0.0, 1.0]))[0])
 
 
-@pytest.mark.parametrize("name", ["l1", "mse", "huber", "binary_cross_entropy", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("name", TWO_ARRAYS)
 def test_mixed_dtypes_are_computed_in_the_wider(name: str) -> None:
     x, y = np.array([0.25, 0.75], np.float32), np.array([0.125, 1.0])
     assert getattr(losses, name)(x, y).dtype == np.float64
@@ -261,10 +265,10 @@ def test_mixed_dtypes_are_computed_in_the_wider(name: str) -> None:
 
 ONES = np.ones(3)
 Z = np.zeros((3, 4))
-TWO_ARRAYS = ["l1", "mse", "huber", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 OVER_CLASSES = ["cross_entropy", "cross_entropy_with_logits"]
 FIRST = {"binary_cross_entropy": "p", "cross_entropy": "p"} | {
     "binary_cross_entropy_with_logits": "z",
+    "focal_with_logits": "z",
     "cross_entropy_with_logits": "z",
 }
 
@@ -377,6 +381,11 @@ def test_an_unknown_reduction(name: str) -> None:
         (lambda: losses.huber(ONES, ONES, delta=0.0), "delta must be positive"),
         (lambda: losses.huber(ONES, ONES, delta=-1.0), "delta must be positive"),
         (lambda: losses.huber(ONES, ONES, delta=np.nan), "delta must be positive"),
+        (lambda: losses.focal_with_logits(ONES, ONES, gamma=-1.0), "gamma must be finite and not negative; got a bad"),
+        (lambda: losses.focal_with_logits(ONES, ONES, gamma=np.nan), "gamma must be finite and not negative"),
+        (lambda: losses.focal_with_logits(ONES, ONES, gamma=np.inf), "gamma must be finite and not negative"),
+        (lambda: losses.focal_with_logits(ONES, ONES, gamma=ONES), "gamma must be one number, shape (); got"),
+        (lambda: losses.focal_with_logits_backward(1.0, ONES, ONES, gamma=-1.0), "gamma must be finite"),
         (lambda: losses.cross_entropy_with_logits(Z, [0, 1, 2], label_smoothing=1.5), "label_smoothing must hold"),
         (lambda: losses.cross_entropy_with_logits(Z, [0, 1, 2], label_smoothing=-0.1), "label_smoothing must hold"),
         (lambda: losses.cross_entropy_with_logits(0.0, 0), "z must have shape (n, k)"),

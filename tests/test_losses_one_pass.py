@@ -40,6 +40,7 @@ def by_autodiff(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 CASES = {
     "binary_cross_entropy_with_logits": (LONG, LONG, optax.sigmoid_binary_cross_entropy, 5.1, 0.34),
+    "focal_with_logits": (LONG, LONG, optax.sigmoid_focal_loss, 5.1, 0.1),
     "huber": (LONG, LONG, optax.huber_loss, 5.1, 0.6),
     "mse": (LONG, LONG, optax.squared_error, 5.1, 1.0),
     "l1": (LONG, LONG, lambda z, y: jnp.abs(z - y), 5.1, 1.0),

@@ -27,6 +27,7 @@ def test_gradient_is_that_of_autodiff_for_every_loss():
         ("mse", targets),
         (losses.huber, targets),
         ("binary_cross_entropy_with_logits", targets),
+        ("focal_with_logits", targets),
     ]:
         J, got = mlp.value_and_gradient(params, X, labels, loss=loss)
         want_J, want = jax.value_and_grad(mlp.loss)(params, X, labels, loss=loss)

@@ -75,12 +75,12 @@ def safe_divide(a: Array, b: Array) -> Array:
     return jnp.where(zero, jnp.zeros_like(a), a / jnp.where(zero, jnp.ones_like(b), b))
 
 
-def is_positive(v: Array) -> Array:
+def is_positive(v: Array, zero: float | Array = 0, one: float | Array = 1) -> Array:
     """1 where v > 0, else 0, as a constant to autodiff: -abs(v) is (1 - 2 h) v with h = is_positive(v).
 
     By arithmetic, since XLA's CPU fuses a sum with the arithmetic before it but not with comparisons and selects.
     """
-    return jnp.minimum(jnp.maximum(jax.lax.stop_gradient(v), 0) * jnp.finfo(v.dtype).max, 1)
+    return jnp.minimum(jnp.maximum(jax.lax.stop_gradient(v), zero) * (one * jnp.finfo(v.dtype).max), one)
 
 
 def within_unit_interval(t: Array, zero: ArrayLike = 0, one: ArrayLike = 1) -> Array:

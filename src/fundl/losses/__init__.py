@@ -20,6 +20,12 @@ from fundl.losses._binary import (
 from fundl.losses._binary import (
     binary_cross_entropy_with_logits_backward as binary_cross_entropy_with_logits_backward,
 )
+from fundl.losses._binary import (
+    focal_with_logits as focal_with_logits,
+)
+from fundl.losses._binary import (
+    focal_with_logits_backward as focal_with_logits_backward,
+)
 from fundl.losses._categorical import (
     cross_entropy as cross_entropy,
 )
@@ -67,7 +73,8 @@ from fundl.losses._regression import (
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_backward", "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward", "cross_entropy", "cross_entropy_backward",
-    "cross_entropy_with_logits", "cross_entropy_with_logits_backward", "huber", "huber_backward", "l1", "l1_backward",
+    "cross_entropy_with_logits", "cross_entropy_with_logits_backward", "focal_with_logits",
+    "focal_with_logits_backward", "huber", "huber_backward", "l1", "l1_backward",
     "linear_binary_cross_entropy", "linear_binary_cross_entropy_backward", "linear_cross_entropy",
     "linear_cross_entropy_backward", "mse", "mse_backward", "sum_and_weight",
 ]  # fmt: skip
