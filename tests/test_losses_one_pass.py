@@ -1,4 +1,4 @@
-"""A loss and its hand-written gradient in one program: the bytes it moves and keeps, as XLA counts them.
+"""A loss or activation and its hand-written gradient in one program: the bytes it moves and keeps, as XLA counts them.
 
 Counts do not depend on the machine's load. They are of the CPU's compiler, in arrays as long as the predictions; the
 rival is autodiff through optax's loss.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from fundl import losses
+from fundl import activations, losses
 
 LONG = jnp.zeros(100_000, jnp.float32)
 WIDE = jnp.zeros((256, 1000), jnp.float32)
@@ -71,3 +71,14 @@ def test_what_is_shared_would_be_kept() -> None:
     moved, kept = arrays_of(shared, LONG, LONG)
     assert moved > 10
     assert kept > 0.9
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "leaky_relu", "elu", "sigmoid", "log_sigmoid", "tanh", "softplus", "silu", "gelu"]
+)
+def test_an_activation_and_its_gradient_share_no_array(name: str) -> None:
+    """The input is read twice: to make exp(-abs(x)) again costs less than to write it and read it twice."""
+    f, backward = getattr(activations, name), getattr(activations, f"{name}_backward")
+    moved, kept = arrays_of(lambda x, dy: (f(x), backward(dy, x)), LONG, LONG)
+    assert moved <= 5.1
+    assert kept < 0.1

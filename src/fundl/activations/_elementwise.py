@@ -128,6 +128,7 @@ def sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     """
     x, v, dy = backward(dy, x)
     # y = sigma(x); dy/dx = sigma(x) sigma(-x)
+    (v,) = _precise.apart(v)
     e = _precise.exp_minus_abs(v)
     return (dy * (e / jnp.square(1 + e))).astype(x.dtype)
 
@@ -152,6 +153,7 @@ def log_sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     """
     x, v, dy = backward(dy, x)
     # y = -softplus(-x)
+    (v,) = _precise.apart(v)
     return (dy * _precise.sigmoid(-v)).astype(x.dtype)
 
 
@@ -203,6 +205,7 @@ def softplus_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     """
     x, v, dy = backward(dy, x)
     # y = log(1 + exp(x))
+    (v,) = _precise.apart(v)
     return (dy * _precise.sigmoid(v)).astype(x.dtype)
 
 
