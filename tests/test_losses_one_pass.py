@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
-from fundl import activations, losses
+from fundl import _precise, activations, losses
 
 LONG = jnp.zeros(100_000, jnp.float32)
 WIDE = jnp.zeros((256, 1000), jnp.float32)
@@ -82,3 +83,34 @@ def test_an_activation_and_its_gradient_share_no_array(name: str) -> None:
     moved, kept = arrays_of(lambda x, dy: (f(x), backward(dy, x)), LONG, LONG)
     assert moved <= 5.1
     assert kept < 0.1
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softplus", "silu"])
+def test_short_arrays_stay_in_the_cache_and_share(name: str) -> None:
+    f, backward = getattr(activations, name), getattr(activations, f"{name}_backward")
+
+    def transcendentals(x: jax.Array) -> float:
+        compiled = jax.jit(lambda x: (f(x), backward(jnp.ones_like(x), x))).lower(x).compile()
+        return compiled.cost_analysis()["transcendentals"] / x.size
+
+    assert transcendentals(LONG[:1000]) <= transcendentals(LONG) - 1
+
+
+@pytest.mark.parametrize("name", [*CASES, "softmax", "sigmoid", "log_sigmoid", "softplus", "silu"])
+def test_long_arrays_have_the_digits_of_short_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exhaustive tests of digits are of short arrays."""
+    rng = np.random.default_rng(0)
+    z = np.append(rng.normal(size=40) * 10.0 ** rng.integers(-6, 3, 40), (0.0, 1e30, -1e30, 88.0)).astype(np.float32)
+    z = z.reshape(4, 11)
+    y = np.array([3, 0, 7, 10]) if name == "cross_entropy_with_logits" else rng.integers(0, 2, z.shape) * 1.0
+
+    def found() -> Any:
+        if hasattr(activations, name):
+            backward = getattr(activations, f"{name}_backward")
+            return jax.jit(lambda z: (getattr(activations, name)(z), backward(jnp.ones_like(z) * z[:, ::-1], z)))(z)
+        return jax.jit(own(name, reduction="sum"))(z, y)
+
+    short = found()
+    monkeypatch.setattr(_precise, "SHARED", -1)
+    for a, b in zip(short, found(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=4 * np.finfo(np.float32).eps, atol=np.finfo(np.float32).tiny)

@@ -184,18 +184,22 @@ def sum_of_others(t: Array, e: Array, axis: int = -1) -> Array:
     return (jnp.where(e == 1, A, A + B) - t) + jnp.where(e == 1, B, jnp.zeros_like(B))
 
 
-def apart(*values: Array) -> tuple[Array, ...]:
-    """The same values, with nothing that is made of them shared with the rest of the program.
+SHARED = 1 << 16  # entries up to which arrays stay in the cache
+
+
+def apart(*values: Array, like: Array | None = None) -> tuple[Array, ...]:
+    """The same values; where the data (`like`, or else the values) are long, nothing made of them is shared.
 
     XLA would keep what a loss and its gradient both need, exp(-abs(z)) and on the CPU even a broadcast constant, in
-    arrays as long as the data. To make it again costs less than to write and read it.
+    arrays as long as the data. To make it again costs less than to write and read it where that goes to memory.
     """
-    return tuple(jax.lax.optimization_barrier(values))
+    size = max(v.size for v in values) if like is None else like.size
+    return values if size <= SHARED else tuple(jax.lax.optimization_barrier(values))
 
 
 def zero_and_one(like: Array) -> tuple[Array, ...]:
     """The two numbers, `apart`, in the dtype of `like`."""
-    return apart(jnp.zeros((), like.dtype), jnp.ones((), like.dtype))
+    return apart(jnp.zeros((), like.dtype), jnp.ones((), like.dtype), like=like)
 
 
 def inverse_of_lower(L: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def focal_with_logits_backward(
 
 def _focal_slope(z: Array, y: Array, gamma: Array) -> Array:
     """dL/dz of the focal loss."""
-    (zero, one), (g,) = zero_and_one(z), apart(gamma)
+    (zero, one), (g,) = zero_and_one(z), apart(gamma, like=z)
     s, m, d = _folded(z, y, zero, one)
     e = jnp.exp(m)
     r, t, k = _q_to(gamma / 2, g / 2, m, e, d, zero, one)  # r r = q^gamma

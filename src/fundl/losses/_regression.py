@@ -115,7 +115,7 @@ def huber_backward(
     """
     given, (v, t, w) = _inputs(y_hat, y, weights, backward=True)
     dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
-    (delta,) = apart(_delta(delta, v))
+    (delta,) = apart(_delta(delta, v), like=v)
     dr = rows(dL, v) * jnp.clip(v - t, -delta, delta)  # L = r^2 / 2, or delta (abs(r) - delta / 2)
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
 
