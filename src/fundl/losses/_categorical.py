@@ -28,9 +28,9 @@ def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = Non
     """
     _, (q, t, valid, w) = _inputs("p", p, y, weights, fill=1)
     if isinstance(t, _Classes):
-        # A class out of range picks all of p, or no gradient would carry the NaN.
-        picked = jnp.where(t.onehot | jnp.isnan(rows(valid, q)), q, jnp.zeros_like(q))
-        return reduce(-jnp.log(jnp.sum(picked, axis=-1)) * valid, w, reduction)
+        # A class out of range has the slope of all classes, or no gradient would carry the NaN.
+        picked = _Classes(t.y, t.onehot | jnp.isnan(rows(valid, q))).pick(q)
+        return reduce(-jnp.log(picked) * valid, w, reduction)
     log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
     return reduce(-jnp.sum(t * log_p, axis=-1) * valid, w, reduction)
 
@@ -48,8 +48,8 @@ def cross_entropy_backward(
     given, (q, t, valid, w) = _inputs("p", p, y, weights, fill=1)
     dL = reduce_backward(dJ, w, reduction, q.shape[:-1], q.dtype) * valid
     if isinstance(t, _Classes):
-        # L = -log p_y
-        return gradients((given[0], lambda: rows(-dL, q) * jnp.where(t.onehot, 1 / q, jnp.zeros_like(q))))
+        # L = -log p_y; dL is NaN where y is out of range
+        return gradients((given[0], lambda: jnp.where(t.onehot, rows(-dL / t.pick(q), q), rows(-dL * 0, q))))
     # L = -sum_k y_k log p_k
     slope = jnp.where(t == 0, jnp.zeros_like(q), t / jnp.where(t == 0, jnp.ones_like(q), q))
     return gradients((given[0], lambda: rows(-dL, q) * slope), (given[1], lambda: rows(-dL, q) * jnp.log(q)))
