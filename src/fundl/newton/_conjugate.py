@@ -16,6 +16,7 @@ from fundl.newton._sampled import Found, Memory, quadratic, rank, rounding, samp
 EPS = float(np.finfo(np.float64).eps)
 LITTLE = 5_000_000  # n d k up to which no sample is taken
 NARROW = 1000  # columns up to which the preconditioner is a matrix
+ENTRIES = 1 << 24  # of the preconditioners of all classes
 GRAM = 8192  # rows of the preconditioner, about
 MOST = 200  # products for one step
 
@@ -54,6 +55,11 @@ class Model(NamedTuple):
         u *= self.s
         return self.K * v + (u.T @ self.X).T
 
+    @property
+    def for_each(self) -> bool:
+        """One preconditioner for each class."""
+        return isinstance(self.inverse, np.ndarray) and self.inverse.ndim == 3
+
     def square(self, v: N) -> float:
         """v^T H v."""
         v = padded(v)
@@ -62,7 +68,7 @@ class Model(NamedTuple):
     def precondition(self, r: N) -> N:
         if isinstance(self.inverse, Curvature):
             return self.inverse.times(r)
-        if self.inverse.ndim == 3:
+        if self.for_each:
             return (self.inverse @ np.ascontiguousarray(r.T)[:, :, None])[:, :, 0].T
         return self.inverse * r if self.inverse.shape[1] == 1 else self.inverse @ r
 
@@ -115,27 +121,26 @@ def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None, ne
     paid for, it takes a third to a half of the products.
     """
     s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
-    c = (p * (1 - p) * s).astype(np.float32)
-    mean = c.mean(axis=1, keepdims=True)
+    each = (p * (1 - p) * s).astype(np.float32)
+    mean = each.mean(axis=1, keepdims=True)
     p = mean if part.k == 1 else p.astype(np.float32)
     free = 0.0 if part.intercept else 1.0
     K, last = padded(K, 1.0), len(K) - 1
     n, D = narrow.shape
-    kept = near
+    stride = max(1, n // GRAM)
+    kept, curvature = near, mean
     if near is None and old is not None:
-        spent, stride = 20 * n * old.spent[-1], max(1, n // GRAM)
-        if D > NARROW or spent * part.k <= D * D + n * D:
+        spent = 20 * n * old.spent[-1]
+        dear = spent > 3 * (D * D + n // stride * D)
+        if D > NARROW or spent * part.k <= D * D + n * D or (old.for_each and not dear):
             kept = old.inverse
-        elif part.k > 1 and isinstance(old.inverse, np.ndarray):
-            dear = spent > 3 * (D * D + n // stride * D)
-            kept = old.inverse if old.inverse.ndim == 3 and not dear else None
-            mean = c if dear else mean
+        elif dear and 1 < part.k <= ENTRIES // D**2:
+            curvature = each
     if kept is not None:
         return Model(narrow, p, s.astype(np.float32), K[:, None], kept, [])
     if D <= NARROW:
-        stride = max(1, n // GRAM)
         inverses = []
-        for own in mean[::stride].T:
+        for own in curvature[::stride].T:
             M = stride * _passes.weighted_gram(narrow[::stride], own).astype(np.float64)
             M.flat[:: D + 1] += K + 1e-6 * M.diagonal()
             M[last, last] += free
