@@ -220,15 +220,16 @@ def test_rows_on_disk_are_read_a_few_times_and_never_held(tmp_path, monkeypatch)
     np.testing.assert_allclose(found.params.w, concrete(X, y).params.w, rtol=1e-4)
 
 
+@pytest.mark.parametrize("every", [5, 10])
 @pytest.mark.parametrize("intercept", [True, False])
-def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(intercept, monkeypatch):
+def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(intercept, every, monkeypatch):
     n, d, k = 600, 60, 8
     rng = np.random.default_rng(4)
     X = rng.normal(size=(n, d)) + rng.normal(size=(n, 1))
     y = np.argmax(X[:, :k] - 1 + rng.gumbel(size=(n, k)), axis=1)
     X[:, 1] = 1e3 * (X[:, 1] + 7)
     s = np.ones(n)
-    s[::10] = 0.0  # a fold: other means and spreads, and so other coordinates
+    s[::every] = 0.0  # a fold: other means and spreads, and so other coordinates
     options = {"intercept": intercept, "k": k}
     whole = concrete(X, y, l2=0.5, **options)
     start = newton.start_from(whole.params, X, y, l2=0.5, weights=None, fits=5, **options)
@@ -242,7 +243,9 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
         fit = concrete(X, y, l2=0.3, weights=s, start=near, **options)
         found[name] = fit, len(products)
     (plain, many), (quick, few) = found["parameters"], found["both"]
-    assert few < 0.6 * many < 0.6 * 110  # where rounding moved all classes alike, products were spent on that
+    # Without a fifth of the rows, about as many as coefficients, the inverse is no nearer than a matrix for each class.
+    assert few < (0.6 * many if every == 10 else 0.6 * 127)
+    assert many < 110  # where rounding moved all classes alike, hundreds were spent on that
     f = [exact_value(X, y, 0.3, fit.params, s) for fit in (plain, quick)]
     bounds = [float(fit.certificate.suboptimality) for fit in (plain, quick)]
     assert abs(f[0] - f[1]) <= max(bounds) <= 1e-8 * f[0]

@@ -1,6 +1,7 @@
 """The arguments of activations: floating arrays, in the dtype given and in that of computation."""
 
 from fundl import _check
+from fundl._precise import apart
 from fundl._types import Array, ArrayLike
 
 
@@ -12,9 +13,9 @@ def forward(x: ArrayLike) -> tuple[Array, Array]:
 
 
 def backward(dy: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
-    """The pair of `forward`, and the cotangent in the dtype of computation."""
+    """The pair of `forward`, `apart` from the forward pass, and the cotangent in the dtype of computation."""
     x, v = forward(x)
-    return x, v, cotangent(dy, v, v.shape)
+    return x, *apart(v), cotangent(dy, v, v.shape)
 
 
 def cotangent(dy: ArrayLike, v: Array, shape: tuple[int, ...]) -> Array:

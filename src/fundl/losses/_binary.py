@@ -155,21 +155,20 @@ def _focal_slope(z: Array, y: Array, gamma: Array) -> Array:
     s, m, d = _folded(z, y, zero, one)
     e = jnp.exp(m)
     r, t, k = _q_to(gamma / 2, g / 2, m, e, d, zero, one)  # r r = q^gamma
-    L_0 = jnp.log1p(e) - d * jnp.maximum(m, one * jnp.finfo(m.dtype).min)
-    # p - y = -s (d - (1 - d) e) / (1 + e), 1 - 2 y = -s (2 d - 1), p (1 - p) = e / (1 + e)^2, q = q
-    return -s * r * r * (((d - (one - d) * e) + g * (d + d - one) * ((k + (one - k) * e) / t * L_0)) / (one + e))
+    # p - y = -s (d - (1 - d) e) / (1 + e), 1 - 2 y = -s (2 d - 1), and p (1 - p) / q = e^(1 - k) / t / (1 + e)
+    through_q = g * (d + d - one) * ((k + (one - k) * e) / t * _finite_entropy(m, e, d, one))
+    return -s * r * r * (((d - (one - d) * e) + through_q) / (one + e))
 
 
 def _focal_slope_in_y(z: Array, y: Array, gamma: Array) -> Array:
     """dL/dy of the focal loss."""
     z, y, g = apart(z, y, gamma)
     zero, one = zero_and_one(z)
-    info = jnp.finfo(z.dtype)
     s, m, d = _folded(z, y, zero, one)
     e = jnp.exp(m)
     r, _, _ = _q_to(gamma / 2, g / 2, m, e, d, zero, one)
-    e = jnp.maximum(e, one * info.tiny)  # log1p(e) / e is 1 also where e is too small to be held
-    L_0 = jnp.log1p(e) - d * jnp.maximum(m, one * info.min)
+    e = jnp.maximum(e, one * jnp.finfo(z.dtype).tiny)  # log1p(e) / e is 1 also where e is too small to be held
+    L_0 = _finite_entropy(m, e, d, one)
     # dL/dd is this without s: L_0 grows by abs(z), and q, which is (d + (1 - d) e) / (1 + e), by (1 - e) / (1 + e)
     return s * r * (r * g * (-jnp.expm1(m)) * (L_0 / (d + (one - d) * e)) - product_with_log(r, m))
 
@@ -179,6 +178,11 @@ def _folded(z: Array, y: Array, zero: float | Array = 0, one: float | Array = 1)
     h = is_positive(z, zero, one)
     s = one - (h + h)
     return s, s * z, h + s * y
+
+
+def _finite_entropy(m: Array, e: Array, d: Array, one: Array) -> Array:
+    """`entropy` from what is folded, with -inf as the lowest finite m: its product with a power of q = 0 is to be 0."""
+    return jnp.log1p(e) - d * jnp.maximum(m, one * jnp.finfo(m.dtype).min)
 
 
 def _q_to(

@@ -151,9 +151,8 @@ def hessian(rows: Rows, p: N) -> N:
     blocks, H, step = np.zeros((D, k, D), p.dtype), np.zeros((k * D, k * D), p.dtype), 1 << 10
     for start in range(0, len(p), step):
         X, c = rows.X[start : start + step], np.ascontiguousarray(p[start : start + step])
-        root = None if rows.s is None else np.sqrt(rows.s[start : start + step])[:, None]
-        if root is not None:
-            X = root * X
+        if rows.s is not None:
+            X = np.sqrt(rows.s[start : start + step])[:, None] * X
         A = (c[:, :, None] * X[:, None, :]).reshape(len(X), k * D)
         blocks += (X.T @ A).reshape(D, k, D)
         H -= A.T @ A  # of a matrix with itself: half the work
