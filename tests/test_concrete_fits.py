@@ -297,9 +297,40 @@ def test_intercepts_are_levelled_and_their_move_is_known(k):
 def test_constant_columns_and_the_last_digit_cost_neither_the_bound_nor_the_numpy_path():
     data = datasets.digits()
     X, y = np.asarray(data.X, float) / 16, np.asarray(data.y)
-    found = concrete(X, y, k=10)  # None where rounding makes a step look uphill
+    found = concrete(X, y, k=10)
     other = sr.fit(X, y, l2=1.0, method="subspace")
     assert int(found.certificate.rank) == int(other.certificate.rank) == 61
     for fit in (found, other):
         assert 0 < float(fit.certificate.suboptimality) <= 1e-12 * float(fit.certificate.objective)
     np.testing.assert_allclose(found.params.w, other.params.w, atol=1e-12 * np.abs(found.params.w).max())
+
+
+def test_a_preconditioner_for_each_class_halves_the_products(monkeypatch):
+    X, y = made(600, 40, 8)
+    products, found, times = [], [], _conjugate.Model.times
+    monkeypatch.setattr(_conjugate.Model, "times", lambda *a: products.append(1) or times(*a))
+    for entries in (_conjugate.ENTRIES, 0):
+        monkeypatch.setattr(_conjugate, "ENTRIES", entries)
+        products.clear()
+        fit = concrete(X, y, 8)
+        found.append((len(products), fit))
+    (few, one_each), (many, one_for_all) = found
+    assert few < 0.6 * many
+    np.testing.assert_allclose(one_each.params.w, one_for_all.params.w, atol=1e-11 * np.abs(one_each.params.w).max())
+
+
+@pytest.mark.parametrize("shape", [(300, 450), (150, 60, 5)])
+def test_a_step_that_rounding_turns_uphill_is_the_last(shape, monkeypatch):
+    X, y = made(*shape)
+    k = shape[2] if len(shape) > 2 else 1
+    right, solve = concrete(X, y, k), _conjugate.Model.solve
+
+    def turned(self, g, accuracy):
+        v = solve(self, g, accuracy)
+        return -v if np.vdot(g, v) < 1e-20 else v
+
+    monkeypatch.setattr(_conjugate.Model, "solve", turned)
+    found = concrete(X, y, k)  # not left to the compiled program
+    assert found.certificate.steps <= right.certificate.steps
+    assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
+    np.testing.assert_allclose(found.params.w, right.params.w, atol=1e-8 * np.abs(right.params.w).max())

@@ -77,6 +77,12 @@ def test_what_is_shared_would_be_kept() -> None:
     assert kept > 0.9
 
 
+def test_gamma_2_is_a_square_and_no_power() -> None:
+    for gamma, powers in ((2.0, False), (1.5, True)):
+        program = jax.jit(own("focal_with_logits", gamma=gamma)).lower(LONG, LONG).compile().as_text()
+        assert ("power(" in program) == powers
+
+
 @pytest.mark.parametrize(
     "name", ["relu", "leaky_relu", "elu", "sigmoid", "log_sigmoid", "tanh", "softplus", "silu", "gelu"]
 )

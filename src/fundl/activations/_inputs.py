@@ -15,7 +15,8 @@ def forward(x: ArrayLike) -> tuple[Array, Array]:
 def backward(dy: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
     """The pair of `forward`, `apart` from the forward pass, and the cotangent in the dtype of computation."""
     x, v = forward(x)
-    return x, *apart(v), cotangent(dy, v, v.shape)
+    (v,) = apart(v)
+    return x, v, cotangent(dy, v, v.shape)
 
 
 def cotangent(dy: ArrayLike, v: Array, shape: tuple[int, ...]) -> Array:

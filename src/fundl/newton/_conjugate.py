@@ -60,11 +60,6 @@ class Model(NamedTuple):
         """One preconditioner for each class."""
         return isinstance(self.inverse, np.ndarray) and self.inverse.ndim == 3
 
-    def square(self, v: N) -> float:
-        """v^T H v."""
-        v = padded(v)
-        return float(np.vdot(v, self.times(v)))
-
     def precondition(self, r: N) -> N:
         if isinstance(self.inverse, Curvature):
             return self.inverse.times(r)
@@ -213,13 +208,13 @@ def descend(
         theta = theta - theta.mean(axis=1, keepdims=True)  # the steps sum to zero too
     norms = _passes.column_norms(rows)
     now = _passes.full(rows, theta)
-    memory, current, steps, before, still = Memory(), None, 0, np.inf, False
+    memory, current, steps, before = Memory(), None, 0, np.inf
     while True:
         g = weight * now.g + K[:, None] * theta
         f = weight * now.f + quadratic(K, theta)
-        last = still or steps >= max_steps
+        last = steps >= max_steps
         if enough == 0 and (last or hopeful(K, g) <= tol * f):
-            found = ended(rows, K, norms, theta, now, g, steps, still)
+            found = ended(rows, K, norms, theta, now, g, steps, False)
             if last or found.bound <= tol * found.f:
                 return found
         if current is None or same:
@@ -249,9 +244,6 @@ def descend(
                 return None
         if not same:
             memory.add(t * v, weight * trial.g + K[:, None] * (theta + t * v) - g)
-        # The next step is to theta, both in the norm of H, as delta / before to this one: shall it change a digit?
-        at_all = delta < 1e-20 * f and before < np.inf
-        still = at_all and delta * delta <= before * EPS**2 * current.square(theta)
         theta, now, steps, before = theta + t * v, trial, steps + 1, delta
 
 
