@@ -8,7 +8,7 @@ from fundl import _check, activations, layers, losses, newton
 from fundl._result import Fit
 from fundl._types import Array, ArrayLike
 
-__all__ = ["fit", "gradient", "loss", "predict", "predict_proba"]
+__all__ = ["fit", "fit_batches", "gradient", "loss", "predict", "predict_proba"]
 
 Params = TypeVar("Params")
 
@@ -153,6 +153,36 @@ def fit(
         X, y[:, None], link="sigmoid", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
         max_steps=max_steps,
     )  # fmt: skip
+
+
+def fit_batches(
+    batches: Any, *, l2: ArrayLike = 0.0, intercept: bool = True, tol: ArrayLike = 0.0, max_steps: int = 200
+) -> Fit:
+    """`fit` of all rows of batches (X, y) or (X, y, weights), one batch in memory at a time: data larger than memory.
+
+    batches: what can be read more than once: a list, a dataset, or a function that returns them anew, such as
+    `lambda: least_squares.from_arrow(open_table(), target="y")`. The first reading takes the moments of the columns and
+    a sample of 64 MB, whose fit is the start; each step is one reading more: commonly four to six in all. Up to
+    400 columns (2000 without a penalty) a reading gives the whole Hessian; beyond, l2 > 0 is needed, the Hessian is that of the
+    sample, and the labels and logits of all rows are held. Rows that fit into the sample are fitted as they are. Batches
+    of some thousand rows each keep Python's own time small.
+
+    Shapes: X (n, d), y (n,) in {0, 1} or [0, 1], weights (n,) of each batch, d alike in all. The objective, params,
+    certificate, status, l2, intercept, tol and max_steps are those of `fit`; `certificate.standard_errors` exist where
+    there is no penalty and no dependent column. Computed in NumPy in float64, so not for use inside a trace.
+    Errors: as `fit`; TypeError for an iterator, which can be read only once; ValueError for no row at all, for batches
+    of other widths, and for batches that differ from one reading to the next.
+
+    >>> batches = [([[0.0], [1.0]], [0, 1]), ([[2.0], [3.0]], [0, 1])]
+    >>> print(fit_batches(batches).status, bool(fit_batches(batches).params.w == fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]).params.w))
+    converged True
+
+    Source: as `fit`.
+    """
+    options: dict[str, Any] = {"l2": l2, "intercept": intercept, "tol": tol, "max_steps": max_steps}
+    return newton.fit_batches(
+        batches, k=1, inputs=inputs, fit=lambda X, y, weights: fit(X, y, weights=weights, **options), **options
+    )
 
 
 def inputs(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array | None]:

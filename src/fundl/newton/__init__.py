@@ -1,6 +1,7 @@
 """Convex solvers: logistic and softmax regression fitted to the optimum, each fit with its proof."""
 
+from fundl.newton._batches import fit_batches
 from fundl.newton._concrete import Start, fit_concrete, start_from
 from fundl.newton._fit import fit
 
-__all__ = ["Start", "fit", "fit_concrete", "start_from"]
+__all__ = ["Start", "fit", "fit_batches", "fit_concrete", "start_from"]

@@ -66,7 +66,7 @@ def fit_concrete(
     >>> print(round(float(found.params.w[0]), 3), found.status)
     0.908 converged
     """
-    numbers = _options(l2, l1, tol, max_steps)
+    numbers = options(l2, l1, tol, max_steps)
     if numbers is None or method != "auto" or (numbers.l1 > 0 and k != 1):
         return None
     given = _read(X, y, k, weights)
@@ -94,7 +94,7 @@ def fit_concrete(
             return None
         if found is None or not _ended_well(found, numbers):
             return None
-        return _package(found, rows, m, scale, numbers, dtype)
+        return package(found, rows, m, scale, numbers, dtype)
 
 
 def start_from(
@@ -156,8 +156,8 @@ def _on_host(x: Any) -> N | None:
 _PLAIN = ("float64", "float32", "int64", "int32", "int8", "uint8", "bool")
 
 
-def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
-    """X, y, weights, k and whether labels are soft; None for what is not plainly good."""
+def plain(X: Any, y: Any, weights: Any, k: int | None) -> tuple[N, N, N | None] | None:
+    """X, y and weights (None: all are 1) of the rows that count; None for what is not plainly good."""
     X, y = _on_host(X), _on_host(y)
     if X is None or y is None or X.ndim != 2 or y.ndim != 1 or len(X) != len(y) or X.size == 0:
         return None
@@ -175,23 +175,30 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
         keep = s > 0
         if not keep.all():
             X, y, s = X[keep], y[keep], s[keep]
-        if len(y) == 0:
-            return None
         if np.all(s == 1):
             s = None
-    soft = False
     if k == 1:
         y = y.astype(dtype, copy=False).astype(np.float64, copy=False)
+        good = np.all((y >= 0) & (y <= 1))
+    else:
+        good = y.dtype.kind in "iu" and np.all(y >= 0)
+    return (X, y, s) if good else None
+
+
+def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
+    """The same with k and whether labels are soft, where every class occurs."""
+    given = plain(X, y, weights, k)
+    if given is None or len(given[1]) == 0:
+        return None
+    X, y, s = given
+    soft = False
+    if k == 1:
         soft = not np.all((y == 0) | (y == 1))
-        if soft and not np.all((y >= 0) & (y <= 1)):
-            return None
         total = y.sum() if s is None else s @ y
         if total <= 0 or total >= (len(y) if s is None else s.sum()):
             return None
         y = y if soft else 1 - 2 * y
     else:
-        if y.dtype.kind not in "iu" or y.min() < 0:
-            return None
         counts = np.bincount(y) if y.max() < 10_000 else None
         k = max(int(y.max()) + 1, 2) if k is None else k
         if counts is None or len(counts) > k or len(counts) < k or not counts.all():
@@ -199,7 +206,7 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
     return X, y, s, k, soft
 
 
-def _options(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
+def options(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
     values = []
     for v in (l2, l1, tol):
         if isinstance(v, jax.core.Tracer) or np.ndim(v) != 0 or isinstance(v, (str, bytes, complex)) or v is None:
@@ -219,7 +226,7 @@ def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) 
     zero = np.zeros(X.shape[1])
     if X.size > LARGE:
         sample = X[:: max(1, len(X) // 4096)].astype(np.float64, copy=False)
-        scale = _power_of_two(np.sqrt(np.mean(sample * sample, axis=0)))
+        scale = power_of_two(np.sqrt(np.mean(sample * sample, axis=0)))
         m = sample.mean(axis=0)
         if not intercept or np.all(np.abs(m) <= 8 * sample.std(axis=0)) or np.all(np.abs(m) <= scale):
             return rows._replace(scale=scale), zero, scale
@@ -246,13 +253,13 @@ def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) 
     unseen = ~(within > 1e-100)
     if unseen.any():
         within[unseen] = np.abs(U[:, unseen]).max(axis=0)
-    scale = _power_of_two(within)
+    scale = power_of_two(within)
     U /= scale
     Z[:, -1] = float(intercept)
     return rows._replace(X=Z), m, scale
 
 
-def _power_of_two(x: N) -> N:
+def power_of_two(x: N) -> N:
     usable = np.isfinite(x) & (x > 0)
     _, e = np.frexp(np.where(usable, x, 1.0))
     return np.where(usable, np.ldexp(1.0, e - 1), 1.0)
@@ -272,7 +279,7 @@ def _on_device(found: Fit) -> Fit:
     return found
 
 
-def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
+def package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
     k, d, free = rows.k, len(m), numbers.l2 == 0 and numbers.l1 == 0
     w = found.theta[:-1] / scale[:, None]
     b = found.theta[-1] - m @ w if rows.intercept else np.zeros(k)
@@ -280,12 +287,11 @@ def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers
         b = b - b.mean()
     g = scale[:, None] * found.g[:-1] + m[:, None] * found.g[-1]
     size = np.max(np.abs(b) + np.sum(np.abs(m[:, None] * w), axis=0)) * (2 * EPS if rows.intercept else 0)
-    total = len(rows.y) if rows.s is None else float(rows.s.sum())
-    bound, f = found.bound + np.abs(found.g[-1]).sum() * size + total * size * size / 2, found.f
+    bound, f = found.bound + np.abs(found.g[-1]).sum() * size + rows.total * size * size / 2, found.f
     if dtype != np.float64:
         w, b = w.astype(dtype), b.astype(dtype)
         theta = np.concatenate([w * scale[:, None].astype(np.float64), (b + m @ w.astype(np.float64))[None, :]])
-        rounded = _passes.full(rows, theta).f + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
+        rounded = _passes.value(rows, theta) + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
         rounded += numbers.l1 * float(np.sum(np.abs(w.astype(np.float64))))
         bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
     w_error, b_error = np.full((d, k), np.nan), np.full(k, np.nan)
@@ -305,15 +311,16 @@ def _package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers
     def whole(v: Any) -> Any:
         return np.asarray(v, np.int32)
 
-    nothing = shown(np.full((d, k), np.nan), np.full(k, np.nan))
+    direction = np.full((d + 1, k), np.nan) if found.direction is None else found.direction
+    w_direction = direction[:-1] / scale[:, None]
     certificate = Certificate(
-        converged=whole(1).astype(bool),
+        converged=whole(found.code in (Status.converged, Status.rank_deficient)).astype(bool),
         steps=whole(found.steps),
         gradient_norm=number(np.sqrt(np.sum(g * g) + np.sum(found.g[-1] ** 2))),
         objective=number(f),
         suboptimality=number(bound),
         rank=None if found.rank is None else whole(found.rank),
         standard_errors=shown(w_error, b_error),
-        direction=nothing,
+        direction=shown(w_direction, direction[-1] - m @ w_direction),
     )
-    return _on_device(Fit(shown(w, b), certificate, whole(Status.converged)))
+    return _on_device(Fit(shown(w, b), certificate, whole(found.code)))

@@ -206,7 +206,7 @@ def descend(
     same = rows is part
     if rows.k > 1:
         theta = theta - theta.mean(axis=1, keepdims=True)  # the steps sum to zero too
-    norms = _passes.column_norms(rows)
+    norms = rows.column_norms()
     now = _passes.full(rows, theta)
     memory, current, steps, before = Memory(), None, 0, np.inf
     while True:
@@ -269,8 +269,6 @@ def narrowed(rows: Rows) -> N:
     """Z in float32, with columns of zeros up to a multiple of 16."""
     D = rows.X.shape[1] + (rows.scale is not None)
     narrow = np.zeros((len(rows.y), D + (-D % 16 if D > 64 else 0)), np.float32)
-    step = _passes.block(rows)
-    for start in range(0, len(rows.y), step):
-        part = slice(start, start + step)
-        narrow[part, :D] = rows.some(part).X
+    for part, block in rows.blocks():
+        narrow[part, :D] = block.some(slice(None)).X
     return narrow

@@ -1,5 +1,6 @@
 """Passes over concrete rows in NumPy: X is read once for margins and gradient, in blocks that stay in the cache."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,38 @@ class Rows(NamedTuple):
         X = self.X[rows].astype(np.float64, copy=False)
         X = X if self.scale is None else with_ones(X / self.scale, self.intercept)
         return self._replace(X=X, y=self.y[rows], s=None if self.s is None else self.s[rows], scale=None)
+
+    def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
+        """All rows, once: blocks of float64 that stay in the cache, scaled where they are used."""
+        n, step = len(self.y), rows_of_block(self.X.shape[1], self.k)
+        for start in range(0, n, step):
+            at = slice(start, min(start + step, n))
+            X = self.X[at].astype(np.float64, copy=False)
+            yield at, self._replace(X=X, y=self.y[at], s=None if self.s is None else self.s[at])
+
+    @property
+    def total(self) -> float:
+        """The sum of the weights."""
+        return float(len(self.y) if self.s is None else self.s.sum())
+
+    @property
+    def most(self) -> float:
+        """The largest weight."""
+        return 1.0 if self.s is None else float(self.s.max())
+
+    @property
+    def whole(self) -> bool:
+        """They are taken as one block."""
+        return self.scale is None and self.X.nbytes <= WHOLE
+
+    def column_norms(self) -> N:
+        """norm2 of every column of Z (D,)."""
+        total = np.zeros(self.X.shape[1])
+        for _, block in self.blocks():
+            total += np.ones(len(block.X)) @ (block.X * block.X)
+        if self.scale is None:
+            return np.sqrt(total)
+        return np.append(np.sqrt(total) / self.scale, np.sqrt(len(self.y)) if self.intercept else 0.0)
 
 
 class Pass(NamedTuple):
@@ -105,9 +138,17 @@ def loss(rows: Rows, z: N) -> tuple[float, N, N]:
     return float(s @ L), e * s[:, None], p
 
 
-def block(rows: Rows) -> int:
-    """Rows of a block."""
-    return max(256, BLOCK // (8 * rows.X.shape[1] + 32 * rows.k))
+def rows_of_block(D: int, k: int) -> int:
+    """Rows of a block with D columns."""
+    return max(256, BLOCK // (8 * D + 32 * k))
+
+
+def recession(rows: Rows, dz: N) -> float:
+    """How fast any row's loss grows at last along dz, as `_links.recession`; 0 where none does."""
+    if rows.k == 1:
+        v = dz[:, 0]
+        return float(np.max(np.where(v > 0, 1 - rows.y, -rows.y) * v if rows.soft else np.maximum(rows.y * v, 0)))
+    return float(np.max(dz.max(axis=1) - dz[np.arange(len(dz)), rows.y]))
 
 
 def at(rows: Rows, theta: N) -> Pass:
@@ -119,27 +160,19 @@ def at(rows: Rows, theta: N) -> Pass:
 
 def full(rows: Rows, theta: N) -> Pass:
     """f, gradient and logits at theta, in one pass."""
-    if rows.scale is None and rows.X.nbytes <= WHOLE:
+    if rows.whole:
         return at(rows, theta)
-    n, step = len(rows.y), block(rows)
-    f, g, square, z = 0.0, np.zeros_like(theta), 0.0, np.empty((n, rows.k), order="F" if rows.k <= FEW else "C")
-    for start in range(0, n, step):
-        part = slice(start, min(start + step, n))
-        X = rows.X[part].astype(np.float64, copy=False)
-        here = at(rows._replace(X=X, y=rows.y[part], s=None if rows.s is None else rows.s[part]), theta)
+    f, g, square = 0.0, np.zeros_like(theta), 0.0
+    z = np.empty((len(rows.y), rows.k), order="F" if rows.k <= FEW else "C")
+    for part, block in rows.blocks():
+        here = at(block, theta)
         f, g, square, z[part] = f + here.f, g + here.g, square + here.alpha**2, here.z
     return Pass(f, g, float(np.sqrt(square)), z, np.empty((0, rows.k)))
 
 
-def column_norms(rows: Rows) -> N:
-    """norm2 of every column of Z (D,)."""
-    total, step = np.zeros(rows.X.shape[1]), block(rows)
-    for start in range(0, len(rows.y), step):
-        X = rows.X[start : start + step].astype(np.float64, copy=False)
-        total += np.ones(len(X)) @ (X * X)
-    if rows.scale is None:
-        return np.sqrt(total)
-    return np.append(np.sqrt(total) / rows.scale, np.sqrt(len(rows.y)) if rows.intercept else 0.0)
+def value(rows: Rows, theta: N) -> float:
+    """f alone."""
+    return sum(loss(block, logits(block, theta))[0] for _, block in rows.blocks())
 
 
 def hessian(rows: Rows, p: N) -> N:

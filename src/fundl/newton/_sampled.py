@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fundl._result import Status
 from fundl.newton import _passes
 from fundl.newton._passes import N, Pass, Rows
 
@@ -28,6 +29,8 @@ class Found(NamedTuple):
     solved: bool
     rank: int | None
     covariance: N | None
+    code: int = Status.converged
+    direction: N | None = None  # (D, k)
 
 
 def sample(rows: Rows, m: int) -> tuple[Rows, float]:
@@ -37,8 +40,7 @@ def sample(rows: Rows, m: int) -> tuple[Rows, float]:
     if stride == 1:
         return rows.some(slice(None)), 1.0
     part = rows.some(slice(stride // 2, None, stride))
-    weight = n / len(part.y) if rows.s is None or part.s is None else rows.s.sum() / part.s.sum()
-    return part, float(weight)
+    return part, rows.total / part.total
 
 
 def quadratic(K: N, theta: N) -> float:
@@ -145,8 +147,7 @@ def flat_times(A: N, v: N) -> N:
 
 def rounding(rows: Rows, K: N, norms: N, now: Pass, theta: N) -> N:
     """What rounding can do to each entry of the gradient: 8 eps times its terms, by the Cauchy-Schwarz inequality."""
-    most = 1.0 if rows.s is None else float(rows.s.max())
-    z = most / 2 * float(np.sum(norms[:, None] * np.abs(theta)))
+    z = rows.most / 2 * float(np.sum(norms[:, None] * np.abs(theta)))
     return 8 * EPS * (norms[:, None] * (now.alpha + z) + K[:, None] * np.abs(theta))
 
 
@@ -166,7 +167,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         H, formed = _passes.hessian(part, _passes.at(part, theta).p), theta
         now = _passes.full(rows, theta)
     inverse = np.linalg.inv(regular(times * H, K, rows))
-    norms = _passes.column_norms(rows)
+    norms = rows.column_norms()
     memory, refreshed, before, last = Memory(), 0, np.inf, False
     while True:
         g = now.g + K[:, None] * theta
@@ -214,7 +215,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         H, drift = _passes.hessian(part, _passes.at(part, theta).p), 0.0
     lower = regular(H, K, rows)
     inverse = inverse if times == 1 and not free and drift else np.linalg.inv(lower)
-    bound = proved(part, lower, inverse, drift, g, error)
+    bound = proved(reach(part, curvatures(lower, k)), lower, inverse, drift, g, error)
     if free and not bound < np.inf:
         return None
     sure = known == len(K) - 1 or len(start.y) == n
@@ -222,18 +223,25 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     return Found(theta, f, g, bound, steps, bool(at_rest), known if sure else None, C)
 
 
-def proved(rows: Rows, H: N, inverse: N, drift: float, g: N, error: N) -> float:
-    """The bound of `_dense.finish`, from the Hessian of these rows."""
-    k = rows.k
+def curvatures(H: N, k: int) -> N:
+    """The smallest of the classes' diagonal entries of H, for each column (D,)."""
+    return H.diagonal().reshape(-1, k).min(axis=1)
+
+
+def reach(rows: Rows, units: N) -> float:
+    """max_i sum_j z_ij^2 / units_j."""
+    return float(np.max((rows.X * rows.X) @ (1 / units)))
+
+
+def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N) -> float:
+    """The bound of `_dense.finish`, from this Hessian and the `reach` of the rows in its `curvatures`."""
     widened = np.exp(drift)
     flat = g.reshape(-1)
     decrement = np.sqrt(abs(float(flat @ (inverse @ flat)))) + np.sqrt(float(error @ (np.abs(inverse) @ error)))
     decrement *= np.sqrt(2 * widened)
     root = np.sqrt(H.diagonal())
     norm_inverse = float(np.linalg.norm(inverse * root[:, None] * root))
-    unit = root.reshape(g.shape).min(axis=1)
-    far = float(np.max((rows.X * rows.X) @ (1 / (unit * unit))))
-    u = decrement * np.sqrt(far * (1 if k == 1 else 2) * norm_inverse * widened)
+    u = decrement * np.sqrt(far * (1 if g.shape[1] == 1 else 2) * norm_inverse * widened)
     if not (u < 0.9 and drift < 1 and 4 * len(flat) * EPS * norm_inverse < 0.5):
         return np.inf
     return decrement**2 / 2 / (1 - u)

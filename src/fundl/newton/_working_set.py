@@ -14,7 +14,7 @@ import numpy as np
 
 from fundl.newton import _passes
 from fundl.newton._passes import N, Pass, Rows
-from fundl.newton._sampled import Found, proved, quadratic, rank, regular, rounding, sample, spread
+from fundl.newton._sampled import Found, proved, quadratic, rank, reach, regular, rounding, sample, spread
 
 EPS = float(np.finfo(np.float64).eps)
 FEW = 64  # columns that are all taken
@@ -32,7 +32,7 @@ def minimise(rows: Rows, K: N, c: N, tol: float, max_steps: int, theta: N) -> Fo
         part, times = sample(rows, max(n // 16, 20 * D))
         begun = minimise(part, K / times, c / times, 1e-3, min(max_steps, 20), theta)
         theta = theta if begun is None else begun.theta
-    norms = _passes.column_norms(rows)
+    norms = rows.column_norms()
     now, r, steps, last = _passes.full(rows, theta), np.inf, 0, False
     while True:
         a = theta[:, 0]
@@ -86,7 +86,7 @@ def hessian(rows: Rows, z: N, W: N) -> N:
     h = p * (1 - p) if rows.s is None else rows.s * p * (1 - p)
     w = W if rows.scale is None else np.setdiff1d(W, [len(rows.scale)])
     every = len(w) == rows.X.shape[1]
-    H, edge, step = np.zeros((len(w), len(w))), np.zeros(len(w)), _passes.block(rows)
+    H, edge, step = np.zeros((len(w), len(w))), np.zeros(len(w)), _passes.rows_of_block(rows.X.shape[1], 1)
     for start in range(0, len(z), step):
         part = slice(start, start + step)
         X = (rows.X[part] if every else rows.X[part][:, w]).astype(np.float64, copy=False)
@@ -185,7 +185,7 @@ def concordance(rows: Rows, K: N, c: N, norms: N, now: Pass, theta: N, g: N) -> 
     except np.linalg.LinAlgError:
         return np.inf
     error = rounding(rows, K, norms, now, theta)[:, 0] + 8 * EPS * c
-    return proved(rows, H, inverse, 0.0, g, error)
+    return proved(reach(rows, H.diagonal()), H, inverse, 0.0, g, error)
 
 
 def known_rank(rows: Rows) -> int | None:

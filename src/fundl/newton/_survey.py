@@ -1,0 +1,104 @@
+"""The first reading of rows that come in batches: the moments of the columns, the labels, and a sample."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fundl.newton import _passes
+from fundl.newton._concrete import plain
+from fundl.newton._passes import N
+
+SAMPLE = 1 << 23  # entries of X that are held
+Batch = tuple[N, N, N | None]
+
+
+class Reader:
+    """Batches (X, y) or (X, y, weights), read from the start as often as asked for."""
+
+    def __init__(self, batches: Any, k: int | None, inputs: Callable[[Any, Any, Any], Any]) -> None:
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "batches must be readable more than once, and an iterator is spent after the first time. Give a list, "
+                "or a function that starts anew: lambda: read_batches(...)."
+            )
+        self.batches, self.k, self.inputs = batches, k, inputs
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rows that count, of each batch."""
+        columns = None
+        for batch in self.batches() if callable(self.batches) else self.batches:
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                raise TypeError(f"Each batch must be (X, y) or (X, y, weights); got {type(batch).__name__}.")
+            X, y, s = (*batch, None)[:3]
+            given = plain(X, y, s, self.k)
+            outside = given is not None and (self.k or 0) > 1 and np.any(given[1] >= self.k)
+            if given is None or outside or not np.isfinite(given[0]).all():
+                given = plain(*map(_numbers, self.inputs(X, y, s)), self.k)  # refuses what is wrong
+            if given is None:
+                raise TypeError("Each batch must hold numbers that can be read: fit_batches is not for use in a trace.")
+            columns = columns or given[0].shape[1]
+            if given[0].shape[1] != columns:
+                raise ValueError(f"X must have {columns} columns, as before; got {given[0].shape}.")
+            if len(given[1]):
+                yield given
+
+
+def _numbers(v: Any) -> N | None:
+    """What is good but of another kind (half precision, on another device) as numpy's numbers."""
+    return v if v is None else np.asarray(v, v.dtype if v.dtype.kind in "iub" else np.result_type(v.dtype, np.float32))
+
+
+class Survey:
+    """What is known of the rows that it has taken."""
+
+    def __init__(self, k: int | None) -> None:
+        self.k, self.n, self.total, self.most, self.soft = k, 0, 0.0, 0.0, False
+        self.labels: N = np.zeros(0)  # the weight of each class
+        self.dtype: Any = np.dtype(np.float32)
+        self.share = 1.0  # of the rows, in the sample
+        self.draws, self.sample = np.random.default_rng(0), []
+
+    def take(self, X: N, y: N, s: N | None) -> None:
+        """One batch."""
+        weights = np.ones(len(y)) if s is None else s
+        self.dtype = np.result_type(self.dtype, X.dtype)
+        if self.k == 1:
+            self.soft = self.soft or not np.all((y == 0) | (y == 1))
+            ones = float(weights @ y)
+            here = np.array([weights.sum() - ones, ones])
+        else:
+            here = np.bincount(y, weights, minlength=max(self.k or 2, len(self.labels)))
+        self.labels = here + np.pad(self.labels, (0, len(here) - len(self.labels)))
+        step = _passes.rows_of_block(X.shape[1], 1)
+        for start in range(0, len(y), step):
+            part = slice(start, start + step)
+            self._moments(X[part].astype(np.float64, copy=False), weights[part])
+        self._draw(X, y, weights)
+
+    def _moments(self, X: N, s: N) -> None:
+        """Those of two parts. Source: Chan, Golub and LeVeque, The American Statistician 37 (1983)."""
+        total = float(s.sum())
+        m = s @ X / total
+        C = _passes.weighted_gram(X - m, s)
+        low, high = X.min(axis=0), X.max(axis=0)
+        if self.n == 0:
+            self.m, self.C, self.low, self.high = m, C, low, high
+            self.near, self.squares = m, np.zeros_like(m)  # the sums of the squares of X - near
+        else:
+            change, share = m - self.m, total / (self.total + total)
+            self.m = self.m + share * change
+            self.C = self.C + C + self.total * share * np.outer(change, change)
+            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+        self.squares = self.squares + np.ones(len(X)) @ (X - self.near) ** 2
+        self.n, self.total, self.most = self.n + len(X), self.total + total, max(self.most, float(s.max()))
+
+    def _draw(self, X: N, y: N, s: N) -> None:
+        """Rows whose random number is below the share; that is halved where they become too many."""
+        number = self.draws.random(len(y))
+        chosen = slice(None) if self.share == 1 else number < self.share
+        self.sample.append((number[chosen], X[chosen], y[chosen], s[chosen]))
+        while sum(part[1].size for part in self.sample) > SAMPLE:
+            self.share /= 2
+            whole = [np.concatenate(parts) for parts in zip(*self.sample, strict=True)]
+            self.sample = [tuple(v[whole[0] < self.share] for v in whole)]

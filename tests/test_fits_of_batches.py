@@ -1,0 +1,265 @@
+"""Fits of batches: the optimum of all rows with the same proof, few readings, bounded memory, honest statuses."""
+
+import tracemalloc
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundl import least_squares
+from fundl import logistic_regression as lr
+from fundl import softmax_regression as sr
+from fundl._result import Status
+from fundl.newton import _batches, _survey
+from test_concrete_fits import exact_value, made
+
+WIDTHS = (700, 1, 1300)
+
+
+class Batches:
+    """Rows in batches of changing size; counts how often they are read."""
+
+    def __init__(self, *arrays, widths=WIDTHS):
+        self.arrays, self.widths, self.readings = arrays, widths, 0
+
+    def __call__(self):
+        self.readings += 1
+        start, i = 0, 0
+        while start < len(self.arrays[0]):
+            stop = start + self.widths[i % len(self.widths)]
+            yield tuple(v[start:stop] for v in self.arrays)
+            start, i = stop, i + 1
+
+
+@pytest.fixture(autouse=True)
+def _small_sample(monkeypatch):
+    """So that a few thousand rows are already more than the sample."""
+    monkeypatch.setattr(_survey, "SAMPLE", 6000)
+
+
+def rows(kind, k):
+    """X, y, weights and the options of a problem of that kind, 5000 rows of 5 columns."""
+    X, y = made(5000, 5, k)
+    X[:, 1] = X[:, 1] * 1e-6 + 1.0  # another offset and scale
+    rng = np.random.default_rng(7)
+    s, options = None, {}
+    if kind == "soft":
+        y = np.clip(y + rng.uniform(-1, 1, len(y)) * 0.4, 0, 1)
+    if kind == "weights":
+        s = rng.integers(0, 3, len(y)) * 0.5
+        X = np.where((s == 0)[:, None], np.nan, X)
+        options["weights"] = s
+    if kind == "no intercept":
+        options["intercept"] = False
+    if kind == "dependent":
+        X = np.concatenate([X, 3 * X[:, :1], np.full((len(X), 1), 7.0)], axis=1)
+    return X, y, s, options
+
+
+KINDS = [(1, v) for v in ("labels", "soft", "weights", "no intercept", "dependent")] + [
+    (3, v) for v in ("labels", "weights", "no intercept", "dependent")
+]
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize(("k", "kind"), KINDS)
+def test_the_optimum_of_all_rows_in_a_few_readings(k, kind, l2):
+    X, y, s, options = rows(kind, k)
+    model = lr if k == 1 else sr
+    expected = model.fit(X, y, l2=l2, **options)
+    options.pop("weights", None)
+    batches = Batches(*(v for v in (X, y, s) if v is not None))
+    found = model.fit_batches(batches, l2=l2, **options)
+    assert found.status == (Status.rank_deficient if kind == "dependent" and l2 == 0 else Status.converged)
+    for name in ("w", "b"):
+        one, other = (np.asarray(getattr(v.params, name)) for v in (found, expected))
+        # With dependent columns the other fit looks for the null space in another Gram matrix.
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=(1e-9 if kind == "dependent" else 1e-13) * abs(other).max())
+        errors = (np.asarray(getattr(v.certificate.standard_errors, name)) for v in (found, expected))
+        if kind != "dependent":
+            np.testing.assert_allclose(*errors, rtol=1e-6)
+    proof = found.certificate
+    np.testing.assert_allclose(proof.objective, expected.certificate.objective, rtol=1e-13)
+    assert 0 <= proof.suboptimality <= 1e-15 * proof.objective
+    assert proof.rank == 5
+    assert bool(proof.converged)
+    assert batches.readings <= (10 if kind == "dependent" and l2 == 0 else 7)
+
+
+def test_a_tolerance_saves_readings_and_the_bound_holds():
+    X, y = made(8000, 6)
+    best = exact_value(X, y, 0.5, lr.fit(X, y, l2=0.5).params)
+    readings = []
+    for tol in (1e-2, 1e-6, 1e-10):
+        batches = Batches(X, y)
+        found = lr.fit_batches(batches, l2=0.5, tol=tol)
+        f, bound = exact_value(X, y, 0.5, found.params), float(found.certificate.suboptimality)
+        assert found.status == Status.converged
+        assert -1e-15 * best <= f - best <= bound <= tol * f
+        readings.append(batches.readings)
+    assert readings[0] <= 3
+    assert readings == sorted(readings)
+    assert readings[-1] <= 5
+
+
+def test_stopped_early_the_bound_still_holds():
+    X, y = made(6000, 4, 3)
+    best = exact_value(X, y, 0.1, sr.fit(X, y, l2=0.1).params)
+    for steps in (1, 2):
+        found = sr.fit_batches(Batches(X, y), l2=0.1, max_steps=steps)
+        assert found.certificate.steps == steps
+        assert exact_value(X, y, 0.1, found.params) - best <= float(found.certificate.suboptimality) + 1e-13 * best
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"), [((30_000, 30, 8), 14), ((8000, 440, 1), 40), ((3000, 30, 8), 7)],
+    ids=["classes", "columns", "few rows"],
+)  # fmt: skip
+@pytest.mark.parametrize("weighted", [False, True])
+def test_where_the_hessian_is_large_that_of_the_sample_serves_if_it_has_rows_enough(shape, most, weighted, monkeypatch):
+    monkeypatch.setattr(_survey, "SAMPLE", shape[0] * shape[1] // 2)
+    if shape[1] > 400:  # whatever the sample
+        monkeypatch.setattr(_batches, "FORMED", 100)
+    X, y = made(*shape)
+    s = np.random.default_rng(3).integers(1, 4, len(y)).astype(float) if weighted else None
+    model = lr if shape[2] == 1 else sr
+    batches = Batches(*(v for v in (X, y, s) if v is not None))
+    found = model.fit_batches(batches, l2=2.0, tol=1e-9)
+    f, best = (exact_value(X, y, 2.0, v.params, s) for v in (found, model.fit(X, y, l2=2.0, weights=s)))
+    assert found.status == Status.converged
+    assert -1e-15 * best <= f - best <= float(found.certificate.suboptimality) <= 1e-9 * f
+    assert batches.readings <= most
+    with pytest.raises(ValueError, match="too many for a fit of batches without a penalty: more than"):
+        monkeypatch.setattr(_batches, "FORMED", 100)
+        model.fit_batches(batches)
+
+
+def test_rows_that_fit_into_the_sample_are_fitted_as_they_are(monkeypatch):
+    monkeypatch.setattr(_survey, "SAMPLE", 1 << 20)
+    X, y = made(300, 4)
+    s = np.arange(300) % 3 + 1.0
+    batches = Batches(X, y, s)
+    found, expected = lr.fit_batches(batches, l2=1.0), lr.fit(X, y, l2=1.0, weights=s)
+    np.testing.assert_array_equal(found.params.w, expected.params.w)
+    assert batches.readings == 1
+
+
+@pytest.mark.parametrize("kind", ["float32", "half", "lists", "jax", "integers", "booleans"])
+def test_what_a_batch_may_be(kind):
+    X, y = made(3000, 4)
+    X = np.round(X * 8)
+    change = {
+        "float32": lambda X, y: (X.astype(np.float32), y.astype(np.float32)),
+        "half": lambda X, y: (jnp.asarray(X, jnp.bfloat16), jnp.asarray(y, jnp.bfloat16)),
+        "lists": lambda X, y: [X.tolist(), y.tolist()],
+        "jax": lambda X, y: (jnp.asarray(X), jnp.asarray(y)),
+        "integers": lambda X, y: (X.astype(int), y.astype(int)),
+        "booleans": lambda X, y: (X, y.astype(bool)),
+    }[kind]
+    given = [change(*batch) for batch in Batches(X, y)()]
+    found, expected = lr.fit_batches(given, l2=1.0), lr.fit(X, y, l2=1.0)
+    narrow = kind in ("float32", "half")
+    assert found.params.w.dtype == ("float32" if narrow else "float64")
+    if kind == "half":  # bfloat16 holds 8 bits of X
+        X = np.asarray(given and np.concatenate([np.asarray(v, np.float32) for v, _ in given]), float)
+        expected = lr.fit(X, y, l2=1.0)
+    np.testing.assert_allclose(found.params.w, expected.params.w, rtol=1e-5 if narrow else 1e-11)
+    f, best = (exact_value(X, y, 1.0, v.params) for v in (found, expected))
+    assert f - best <= float(found.certificate.suboptimality) * (1 + 1e-6) + 1e-15 * best
+
+
+def test_a_reader_of_arrow_data_is_a_function_that_starts_anew():
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    X, y = made(3000, 2)
+    table = pyarrow.table({"a": X[:, 0], "b": X[:, 1], "y": y})
+    found = lr.fit_batches(lambda: least_squares.from_arrow(table.to_batches(max_chunksize=500), target="y"), l2=1.0)
+    np.testing.assert_allclose(found.params.w, lr.fit(X, y, l2=1.0).params.w, rtol=1e-11)
+
+
+def separated(kind):
+    """X, y (logistic) or classes (softmax) that can be separated; `ties` only with rows on the border."""
+    rng = np.random.default_rng(2)
+    X = np.round(rng.normal(size=(4000, 3)) * 2)
+    z = X @ [1.0, -2.0, 1.0]
+    tie = np.where(kind == "ties", rng.random(len(z)) < 0.5, True)
+    return X, np.where(z == 0, tie, z > 0).astype(int)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("kind", ["apart", "ties"])
+def test_separable_classes_are_named_with_the_direction(kind, classes):
+    X, y = separated(kind)
+    if classes == 3:
+        y = np.where(X @ [1.0, -2.0, 1.0] < -3, 2, y)
+    batches = Batches(X, y)
+    found = (lr if classes == 1 else sr).fit_batches(batches)
+    w, b = found.certificate.direction
+    z = X @ np.asarray(w) + np.asarray(b)
+    margin = z * (2 * y - 1) if classes == 1 else z[np.arange(len(y)), y] - z.max(axis=1)
+    assert found.status == Status.separable
+    assert margin.min() >= -1e-11
+    size = np.abs(z).max() if classes == 1 else np.max(z.max(axis=1) - z.min(axis=1))
+    assert size == pytest.approx(1)
+    assert np.isinf(found.certificate.suboptimality)
+    assert not bool(found.certificate.converged)
+    assert batches.readings <= 30
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_an_absent_class_is_named(l2):
+    X, _ = made(3000, 3)
+    for label, sign in ((0, -1.0), (1, 1.0)):
+        found = lr.fit_batches(Batches(X, np.full(len(X), label)), l2=l2)
+        assert found.status == Status.separable
+        assert float(found.certificate.direction.b) == sign
+        assert not np.any(found.certificate.direction.w)
+    found = sr.fit_batches(Batches(X, np.arange(len(X)) % 2), num_classes=3, l2=l2)
+    assert found.status == Status.separable
+    np.testing.assert_array_equal(found.certificate.direction.b, [0, 0, -1])
+    alone = lr.fit_batches(Batches(X, np.ones(len(X))), l2=1.0, intercept=False)
+    np.testing.assert_allclose(
+        alone.params.w, lr.fit(X, np.ones(len(X)), l2=1.0, intercept=False).params.w, rtol=1e-10
+    )
+
+
+def test_memory_is_that_of_a_batch_and_the_sample(monkeypatch, tmp_path):
+    monkeypatch.setattr(_survey, "SAMPLE", 1 << 16)
+    X, y = made(400_000, 8)
+    np.save(tmp_path / "X.npy", X)
+    on_disk = np.load(tmp_path / "X.npy", mmap_mode="r")
+    tracemalloc.start()
+    found = lr.fit_batches(Batches(on_disk, y, widths=(8192,)), l2=1.0, tol=1e-10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.status == Status.converged
+    assert peak < 0.25 * X.nbytes
+    assert peak < 2 * y.nbytes  # not even the logits
+
+
+def test_what_is_refused():
+    X, y = made(3000, 3)
+    with pytest.raises(TypeError, match="readable more than once.*lambda"):
+        lr.fit_batches(Batches(X, y)(), l2=1.0)
+    with pytest.raises(TypeError, match=r"\(X, y\) or \(X, y, weights\); got ndarray"):
+        lr.fit_batches([X])
+    with pytest.raises(ValueError, match="There is no row"):
+        lr.fit_batches([])
+    with pytest.raises(ValueError, match="There is no row whose weight is not 0"):
+        lr.fit_batches([(X, y, 0 * y)])
+    with pytest.raises(ValueError, match="X must have 3 columns, as before; got"):
+        lr.fit_batches([(X, y), (X[:, :2], y)])
+    with pytest.raises(ValueError, match=r"y must hold labels 0, 1 or between"):
+        lr.fit_batches([(X, y), (X, 2 * y)])
+    with pytest.raises(ValueError, match="X"):
+        lr.fit_batches([(X, y), (X * np.nan, y)])
+    with pytest.raises(ValueError, match=r"l2 must .*not.* negative|l2"):
+        lr.fit_batches([(X, y)], l2=-1.0)
+    with pytest.raises(ValueError, match=r"classes in 0\.\.1"):
+        sr.fit_batches([(X, np.arange(3000) % 3)], num_classes=2)
+    with pytest.raises(ValueError, match=r"y must be integer classes, shape \(n,\)"):
+        sr.fit_batches([(X, np.eye(3)[np.arange(3000) % 3])])
+    with pytest.raises(ValueError, match="squares are not held in float64"):
+        lr.fit_batches(Batches(X * [1, 1e-200, 1], y), l2=1.0)
+    grows = iter(range(1, 100))
+    with pytest.raises(ValueError, match=r"the same rows each time; first they were 3000, then 6000"):
+        lr.fit_batches(lambda: [(X, y)] * next(grows), l2=1.0)
