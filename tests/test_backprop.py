@@ -10,6 +10,8 @@ import pytest
 
 from fundl import _from_output, activations, backprop, layers, losses, mlp, verify
 
+pytestmark = pytest.mark.large
+
 ACTIVATIONS = sorted(mlp._GAIN)
 
 

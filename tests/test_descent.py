@@ -9,6 +9,8 @@ import pytest
 from fundl import checkpoint, descent
 from fundl._result import FitError, Status
 
+pytestmark = pytest.mark.large
+
 A = jnp.array([[3.0, 1.0], [1.0, 2.0]])
 TARGET = jnp.array([1.0, -2.0])
 

@@ -7,6 +7,8 @@ import pytest
 
 from fundl import logistic_regression as lr
 
+pytestmark = pytest.mark.large
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 5))
 P = 1 / (1 + np.exp(-(X @ [2.0, -1.0, 0.0, 0.0, 0.0])))

@@ -10,6 +10,8 @@ from fundl import logistic_regression as lr
 from fundl._result import Status
 from fundl._types import Linear
 
+pytestmark = pytest.mark.large
+
 
 def optimum(X, y, l2=0.0, weights=None, intercept=True, start=None, digits=40):
     """(w, b, f) of the minimum by Newton's method in mpmath, started at float64 values near it if given."""

@@ -18,6 +18,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import laws
 from catalogue import ROWS, Row
 
+pytestmark = pytest.mark.large
+
 N = 16  # rows, two for each device
 
 

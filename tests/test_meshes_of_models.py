@@ -8,6 +8,8 @@ import pytest
 from fundl import backprop, linear_regression, logistic_regression, mlp, softmax_regression
 from fundl._types import Linear
 
+pytestmark = pytest.mark.large
+
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(48, 3)))
 REAL = jnp.asarray(np.asarray(X) @ [1.0, -2.0, 3.0] + 0.5 + 0.1 * RNG.normal(size=48))

@@ -17,6 +17,7 @@ def _problem(sizes, n: int, dtype="float64"):
     return X, jnp.asarray(DATA.integers(0, sizes[-1], n))
 
 
+@pytest.mark.large
 def test_gradient_is_that_of_autodiff_for_every_loss():
     params = mlp.init(jax.random.key(0), [5, 7, 3], activation="tanh", dtype=jnp.float64)
     X, y = _problem([5, 3], 12)
@@ -89,6 +90,7 @@ def test_the_cost_comparison_sees_a_step_that_costs_more():
     assert _cost(wasteful, params, X, y)[0] > auto[0]
 
 
+@pytest.mark.large
 def test_weights_zero_removes_and_integers_copy():
     params = mlp.init(jax.random.key(2), [3, 4, 2], dtype=jnp.float64)
     X, y = _problem([3, 2], 5)
@@ -105,6 +107,7 @@ def test_weights_zero_removes_and_integers_copy():
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.large
 def test_transforms():
     params = mlp.init(jax.random.key(3), [3, 4, 2], activation="silu", dtype=jnp.float64)
     X, y = _problem([3, 2], 6)
@@ -119,6 +122,7 @@ def test_transforms():
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.large
 def test_bfloat16_stays_bfloat16_and_is_close():
     params = mlp.init(jax.random.key(4), [8, 16, 3], dtype=jnp.bfloat16)
     X, y = _problem([8, 3], 32, "bfloat16")
@@ -141,6 +145,7 @@ def test_initial_weights_have_the_variance_that_is_promised():
         assert not params.layers[0].b.any()
 
 
+@pytest.mark.large
 def test_training_is_repeatable_and_learns():
     X = jnp.asarray(DATA.normal(size=(256, 2)), jnp.float32)
     y = (X[:, 0] * X[:, 1] > 0).astype(jnp.int32)

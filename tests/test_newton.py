@@ -10,6 +10,8 @@ from fundl import newton
 from fundl import softmax_regression as sr
 from fundl._result import Status
 
+pytestmark = pytest.mark.large
+
 
 def value(X, y, s, l2, w, b):
     X, w, b = (np.asarray(v, np.longdouble) for v in (X, w, b))  # logits of offset columns cancel

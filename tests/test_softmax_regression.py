@@ -10,6 +10,8 @@ from fundl import softmax_regression as sr
 from fundl._result import Status
 from fundl._types import Linear
 
+pytestmark = pytest.mark.large
+
 
 def optimum(X, Y, l2=0.0, weights=None, digits=40):
     """(w, b, f) of the minimum by Newton's method in mpmath, summing to zero over the classes."""

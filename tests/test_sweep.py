@@ -9,6 +9,8 @@ from fundl import linear_regression, logistic_regression, softmax_regression, sw
 from fundl._result import FitError, Status
 from fundl.newton import _conjugate
 
+pytestmark = pytest.mark.large
+
 RNG = np.random.default_rng(0)
 N, D = 90, 4
 X = RNG.normal(size=(N, D)) * [1.0, 5.0, 0.2, 1.0] + [0.0, 30.0, 0.0, -2.0]

@@ -173,11 +173,12 @@ def fit_batches(
     """`fit` of all rows of batches (X, y) or (X, y, weights), one batch in memory at a time: data larger than memory.
 
     batches: what can be read more than once: a list, a dataset, or a function that returns them anew, such as
-    `lambda: least_squares.from_arrow(open_table(), target="y")`. The first reading takes the moments of the columns and
-    a sample of 64 MB, whose fit is the start; each step is one reading more: commonly four to six in all. Up to
-    150 coefficients (2000 without a penalty) a reading gives the whole Hessian; beyond, l2 > 0 is needed, the Hessian is that of the
-    sample, and the labels and logits of all rows are held. Rows that fit into the sample are fitted as they are. Batches
-    of some thousand rows each keep Python's own time small.
+    `lambda: least_squares.from_arrow(open_table(), target="y")`; thousands of rows in each keep Python's share small.
+    The first reading takes the moments of the columns and a sample of up to 64 MB; rows that are no more than that are
+    fitted as they are. Else the fit of the sample is the start, and each step is one reading more, which gives the
+    Hessian of all rows: commonly four to six readings in all, one more in float32. Beyond 150 coefficients the Hessian
+    is that of the sample if that has 20 rows for each coefficient, or if there are more than 2000; then the labels and
+    logits of all rows are held, l2 > 0 is needed beyond 2000, and a small l2 may take many readings.
 
     Shapes: X (n, d), y (n,) integer classes, weights (n,) of each batch, d alike in all. The objective, params,
     certificate, status, l2, intercept, tol and max_steps are those of `fit`; `certificate.standard_errors` exist where

@@ -25,9 +25,7 @@ ENOUGH = 20  # rows of a sample, for each coefficient, that give a Hessian
 
 
 class Batched:
-    """Rows that come in batches, standardised as they come: to a solver what `_passes.Rows` are."""
-
-    whole = False
+    """Rows that come in batches, standardised as they come: a `_passes.Source`."""
 
     def __init__(self, reader: Reader, survey: Survey, m: N, scale: N, k: int, intercept: bool) -> None:
         self.reader, self.m, self.scale, self.n = reader, m, scale, survey.n
@@ -124,7 +122,7 @@ def newton(rows: Batched, K: N, theta: N, null: N, tol: float, max_steps: int) -
             far, units = far * float(np.max(units / new)), new
         v = -_sampled.flat_times(inverse, g)
         delta = -float(np.vdot(g, v))
-        error = _sampled.rounding(rows, K, rows.norms, now, theta).reshape(-1)
+        error = _sampled.rounding(rows.most, K, rows.norms, now.alpha, theta).reshape(-1)
         floor = float(error @ (np.abs(inverse) @ error))
         bound = _sampled.proved(far, H, inverse, drift, g, error)
         apart = free and now.growth == 0 < now.size
@@ -142,14 +140,17 @@ def newton(rows: Batched, K: N, theta: N, null: N, tol: float, max_steps: int) -
         last, theta, now, steps, before = after - theta, after, trial, steps + 1, delta
     direction = theta / now.size if apart else separation(rows, last) if separating >= 3 else None
     converged = bound <= max(tol, np.sqrt(EPS) / 100) * f or (rest and (not free or bound <= np.sqrt(EPS) * f))
-    code = Status.converged if converged else Status.max_steps if steps >= max_steps else Status.stalled
-    code = code if direction is None else Status.separable
-    if free and converged and null.any():
-        code = Status.rank_deficient
-    elif direction is not None:
-        bound = np.inf
-    C = _sampled.covariance(inverse, k) if free and not null.any() and direction is None else None
-    return Found(theta, f, g, bound, steps, rest, None, C, code, direction)
+    dependent = free and bool(null.any())
+    if direction is not None:
+        code, bound = Status.separable, np.inf
+    elif converged:
+        code = Status.rank_deficient if dependent else Status.converged
+    else:
+        code = Status.max_steps if steps >= max_steps else Status.stalled
+    exists = free and not dependent and direction is None
+    return Found(
+        theta, f, g, bound, steps, rest, None, _sampled.covariance(inverse, k) if exists else None, code, direction
+    )
 
 
 def separation(rows: Batched, v: N) -> N | None:
@@ -175,11 +176,20 @@ def separation(rows: Batched, v: N) -> N | None:
     return v / left if growth <= 1e3 * EPS * left and left > 1e-3 * reach else None
 
 
+def started(sample: Rows, K: N, tol: float, max_steps: int) -> N:
+    """theta from the fit of the sample; zeros where that has no plain minimum."""
+    theta, found = np.zeros((len(K), sample.k)), None
+    with contextlib.suppress(np.linalg.LinAlgError):
+        if theta.size <= DENSE[sample.k == 1] or not K.any():
+            found = _sampled.newton(sample, K, tol, max_steps)
+        else:
+            found = _conjugate.minimise(sample, K, tol, max_steps, theta)
+    return theta if found is None else found.theta
+
+
 def conjugate(rows: Batched, sample: Rows, K: N, tol: float, max_steps: int) -> Found:
     """The Hessian is that of the sample, and only multiplied; the gradient is that of all rows."""
-    theta = np.zeros((len(K), rows.k))
-    begun = _conjugate.minimise(sample, K, 1e-6, max_steps, theta)
-    theta = theta if begun is None else begun.theta
+    theta = started(sample, K, 1e-6, max_steps)
     rows.hold_labels()
     narrow = _conjugate.narrowed(sample)
     found = _conjugate.descend(rows, 1.0, K, theta, sample, narrow, 1.0, tol, 0.0, max_steps, None)
@@ -225,7 +235,7 @@ def fit_batches(
     _, X, y, s = (np.concatenate(v) for v in zip(*survey.sample, strict=True))
     numbers = options(l2, 0.0, tol, max_steps)
     if survey.share == 1 or numbers is None:  # bad options are refused there
-        return fit(X, y, s)
+        return fit(X, y.astype(X.dtype) if k == 1 else y, s)
     k = max(2, len(survey.labels)) if k is None else k
     with np.errstate(all="ignore"):
         m, C = survey.m if intercept else 0 * survey.m, survey.C
@@ -244,10 +254,7 @@ def fit_batches(
         if missing.any() and intercept:
             found = absent(rows, missing, K)
         elif len(K) * k <= (DENSE[k == 1] if numbers.l2 > 0 and len(y) >= ENOUGH * len(K) * k else FORMED):
-            begun = None
-            with contextlib.suppress(np.linalg.LinAlgError):  # the sample may be separable or hold dependent columns
-                begun = _sampled.newton(sample, K, 1e-8, numbers.max_steps)
-            theta = np.zeros((len(K), k)) if begun is None else begun.theta
+            theta = started(sample, K, 1e-8, numbers.max_steps)
             found = newton(rows, K, theta, null, numbers.tol, numbers.max_steps)
             w = shortest @ (found.theta[:-1] / scale[:, None])
             found = found._replace(theta=np.append(w * scale[:, None], found.theta[-1:], axis=0))

@@ -12,7 +12,7 @@ import numpy as np
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Linear
 from fundl.newton import _conjugate, _passes, _sampled, _working_set
-from fundl.newton._passes import LARGE, N, Rows
+from fundl.newton._passes import LARGE, N, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
 DENSE = {True: 400, False: 150}  # of k == 1: rows of a Hessian that is formed
@@ -279,7 +279,7 @@ def _on_device(found: Fit) -> Fit:
     return found
 
 
-def package(found: _sampled.Found, rows: Rows, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
+def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
     k, d, free = rows.k, len(m), numbers.l2 == 0 and numbers.l1 == 0
     w = found.theta[:-1] / scale[:, None]
     b = found.theta[-1] - m @ w if rows.intercept else np.zeros(k)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fundl._precise import inverse_of_lower
 from fundl.newton import _passes
-from fundl.newton._passes import N, Rows
+from fundl.newton._passes import N, Rows, Source
 from fundl.newton._sampled import Found, Memory, quadratic, rank, rounding, sample
 
 EPS = float(np.finfo(np.float64).eps)
@@ -160,7 +160,7 @@ class Levelled(NamedTuple):
     moved: float  # norm2 of the change of dL/dz
 
 
-def level(rows: Rows, K: N, theta: N, z: N) -> Levelled:
+def level(rows: Source, K: N, theta: N, z: N) -> Levelled:
     """Newton's method in b alone, which needs no pass over X."""
     f, before, p = _passes.loss(rows, z)
     b, a = np.zeros(rows.k), before
@@ -191,15 +191,15 @@ def hopeful(K: N, g: N) -> float:
     return float(np.sum(u * u / (2 * K[:-1, None])))
 
 
-def ended(rows: Rows, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps: int, at_rest: bool) -> Found:
+def ended(rows: Source, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps: int, at_rest: bool) -> Found:
     """With the best intercepts, and the proof."""
     at = level(rows, K, theta, now.z)
-    bound = proved(K, norms, now.z, g, rounding(rows, K, norms, now, theta), at)
+    bound = proved(K, norms, now.z, g, rounding(rows.most, K, norms, now.alpha, theta), at)
     return Found(at.theta, at.f, np.append(g[:-1], 0 * g[-1:], axis=0), bound, steps, at_rest, None, None)
 
 
 def descend(
-    rows: Rows, weight: float, K: N, theta: N, part: Rows, narrow: N, times: float, tol: float, enough: float,
+    rows: Source, weight: float, K: N, theta: N, part: Rows, narrow: N, times: float, tol: float, enough: float,
     max_steps: int, near: Curvature | None,
 ) -> Found | None:  # fmt: skip
     """From theta to the minimum over `rows`, with the curvature of `part`; enough > 0: only to delta <= enough f."""
@@ -229,7 +229,7 @@ def descend(
         if last or (enough > 0 and delta <= enough * f):
             return Found(theta, f, g, np.inf, steps, False, None, None)
         if delta < 1e-16 * f:
-            error = rounding(rows, K, norms, now, theta)
+            error = rounding(rows.most, K, norms, now.alpha, theta)
             floor = float(np.vdot(error, np.abs(current.precondition(padded(error))[: len(K)])))
             # `floor` counts rounding at its worst: below it the steps go on for as long as they shrink.
             if (before < 1e3 * floor and delta >= before / 4) or delta <= 0:

@@ -1,7 +1,7 @@
 """Passes over concrete rows in NumPy: X is read once for margins and gradient, in blocks that stay in the cache."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,6 +10,27 @@ BLOCK = 1 << 22  # bytes of X in a block
 WHOLE = 1 << 26  # bytes of X up to which it is taken as one block
 FEW = 32  # classes
 LARGE = 1 << 22  # entries of X from which no copy is made
+
+
+class Source(Protocol):
+    """Rows of the design Z = [(X - m) / scale, 1], wherever they are: what a solver asks of them."""
+
+    @property
+    def y(self) -> N: ...  # as in `Rows`, and s, k, soft and intercept too
+    @property
+    def s(self) -> N | None: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def soft(self) -> bool: ...
+    @property
+    def intercept(self) -> bool: ...
+    @property
+    def total(self) -> float: ...  # the sum of the weights
+    @property
+    def most(self) -> float: ...  # the largest weight
+    def column_norms(self) -> N: ...  # norm2 of every column of Z (D,)
+    def blocks(self) -> Iterator[tuple[slice, "Rows"]]: ...  # all rows, once
 
 
 class Rows(NamedTuple):
@@ -30,7 +51,7 @@ class Rows(NamedTuple):
         return self._replace(X=X, y=self.y[rows], s=None if self.s is None else self.s[rows], scale=None)
 
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
-        """All rows, once: blocks of float64 that stay in the cache, scaled where they are used."""
+        """Blocks of float64 that stay in the cache, scaled where they are used."""
         n, step = len(self.y), rows_of_block(self.X.shape[1], self.k)
         for start in range(0, n, step):
             at = slice(start, min(start + step, n))
@@ -39,21 +60,13 @@ class Rows(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The sum of the weights."""
         return float(len(self.y) if self.s is None else self.s.sum())
 
     @property
     def most(self) -> float:
-        """The largest weight."""
         return 1.0 if self.s is None else float(self.s.max())
 
-    @property
-    def whole(self) -> bool:
-        """They are taken as one block."""
-        return self.scale is None and self.X.nbytes <= WHOLE
-
     def column_norms(self) -> N:
-        """norm2 of every column of Z (D,)."""
         total = np.zeros(self.X.shape[1])
         for _, block in self.blocks():
             total += np.ones(len(block.X)) @ (block.X * block.X)
@@ -96,7 +109,7 @@ def back(rows: Rows, alpha: N) -> N:
     return np.concatenate([g / rows.scale[:, None], alpha.sum(axis=0, keepdims=True) * rows.intercept])
 
 
-def loss(rows: Rows, z: N) -> tuple[float, N, N]:
+def loss(rows: Source, z: N) -> tuple[float, N, N]:
     """sum_i s_i L_i; alpha_i = s_i dL_i/dz_i without cancellation (n, k); probabilities: of the error for k = 1."""
     s = rows.s
     if rows.k == 1:
@@ -158,9 +171,9 @@ def at(rows: Rows, theta: N) -> Pass:
     return Pass(f, back(rows, a), float(np.sqrt(np.vdot(a, a))), z, p)
 
 
-def full(rows: Rows, theta: N) -> Pass:
+def full(rows: Source, theta: N) -> Pass:
     """f, gradient and logits at theta, in one pass."""
-    if rows.whole:
+    if isinstance(rows, Rows) and rows.scale is None and rows.X.nbytes <= WHOLE:
         return at(rows, theta)
     f, g, square = 0.0, np.zeros_like(theta), 0.0
     z = np.empty((len(rows.y), rows.k), order="F" if rows.k <= FEW else "C")
@@ -170,7 +183,7 @@ def full(rows: Rows, theta: N) -> Pass:
     return Pass(f, g, float(np.sqrt(square)), z, np.empty((0, rows.k)))
 
 
-def value(rows: Rows, theta: N) -> float:
+def value(rows: Source, theta: N) -> float:
     """f alone."""
     return sum(loss(block, logits(block, theta))[0] for _, block in rows.blocks())
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fundl._result import Status
 from fundl.newton import _passes
-from fundl.newton._passes import N, Pass, Rows
+from fundl.newton._passes import N, Pass, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
 MEMORY = 10  # pairs of steps and gradients that correct the sampled Hessian
@@ -47,7 +47,7 @@ def quadratic(K: N, theta: N) -> float:
     return float(np.sum(K[:, None] * theta * theta)) / 2
 
 
-def regular(H: N, K: N, rows: Rows) -> N:
+def regular(H: N, K: N, rows: Source) -> N:
     """The Hessian with the penalty, and with 1 where nothing changes."""
     k = rows.k
     H.flat[:: len(H) + 1] += K if k == 1 else np.repeat(K, k)
@@ -145,10 +145,13 @@ def flat_times(A: N, v: N) -> N:
     return (A @ v.reshape(-1)).reshape(v.shape)
 
 
-def rounding(rows: Rows, K: N, norms: N, now: Pass, theta: N) -> N:
-    """What rounding can do to each entry of the gradient: 8 eps times its terms, by the Cauchy-Schwarz inequality."""
-    z = rows.most / 2 * float(np.sum(norms[:, None] * np.abs(theta)))
-    return 8 * EPS * (norms[:, None] * (now.alpha + z) + K[:, None] * np.abs(theta))
+def rounding(most: float, K: N, norms: N, alpha: float, theta: N) -> N:
+    """What rounding can do to each entry of the gradient: 8 eps times its terms, by the Cauchy-Schwarz inequality.
+
+    most: the largest weight; norms: of the columns; alpha: norm2 of dL/dz.
+    """
+    z = most / 2 * float(np.sum(norms[:, None] * np.abs(theta)))
+    return 8 * EPS * (norms[:, None] * (alpha + z) + K[:, None] * np.abs(theta))
 
 
 def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
@@ -178,7 +181,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             return None
         enough = delta * times <= tol * f / 2 or steps >= max_steps
         if enough or delta < 1e-16 * f:
-            error = rounding(rows, K, norms, now, theta).reshape(-1)
+            error = rounding(rows.most, K, norms, now.alpha, theta).reshape(-1)
             floor = float(error @ (np.abs(inverse) @ error))
             # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
             at_rest = (last and delta >= before / 4) or delta <= 0

@@ -34,7 +34,8 @@ class Reader:
             given = plain(X, y, s, self.k)
             outside = given is not None and (self.k or 0) > 1 and np.any(given[1] >= self.k)
             if given is None or outside or not np.isfinite(given[0]).all():
-                given = plain(*map(_numbers, self.inputs(X, y, s)), self.k)  # refuses what is wrong
+                X, y, s = self.inputs(X, y, s)  # refuses what is wrong
+                given = plain(_numbers(X), _numbers(y), _numbers(s), self.k)
             if given is None:
                 raise TypeError("Each batch must hold numbers that can be read: fit_batches is not for use in a trace.")
             columns = columns or given[0].shape[1]

@@ -184,7 +184,7 @@ def concordance(rows: Rows, K: N, c: N, norms: N, now: Pass, theta: N, g: N) -> 
         inverse = np.linalg.inv(H)
     except np.linalg.LinAlgError:
         return np.inf
-    error = rounding(rows, K, norms, now, theta)[:, 0] + 8 * EPS * c
+    error = rounding(rows.most, K, norms, now.alpha, theta)[:, 0] + 8 * EPS * c
     return proved(reach(rows, H.diagonal()), H, inverse, 0.0, g, error)
 
 
