@@ -334,3 +334,11 @@ def test_a_step_that_rounding_turns_uphill_is_the_last(shape, monkeypatch):
     assert found.certificate.steps <= right.certificate.steps
     assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
     np.testing.assert_allclose(found.params.w, right.params.w, atol=1e-8 * np.abs(right.params.w).max())
+
+
+def test_parameters_that_float32_does_not_hold_are_named():
+    X, y = made(200, 3)
+    found = lr.fit((X * [1e-40, 1, 1]).astype(np.float32), y.astype(np.float32))
+    assert found.status == Status.non_finite
+    assert not bool(found.certificate.converged)
+    assert lr.fit(X * [1e-40, 1, 1], y).status == Status.converged

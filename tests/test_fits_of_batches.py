@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -208,18 +209,33 @@ def test_separable_classes_are_named_with_the_direction(kind, classes):
 
 
 @pytest.mark.parametrize("l2", [0.0, 1.0])
-def test_an_absent_class_is_named(l2):
-    X, _ = made(3000, 3)
+def test_an_absent_class_is_named_and_the_others_are_fitted(l2):
+    X, y = made(3000, 3)
     for label, sign in ((0, -1.0), (1, 1.0)):
         found = lr.fit_batches(Batches(X, np.full(len(X), label)), l2=l2)
         assert found.status == Status.separable
         assert float(found.certificate.direction.b) == sign
         assert not np.any(found.certificate.direction.w)
-    found = sr.fit_batches(Batches(X, np.arange(len(X)) % 2), num_classes=3, l2=l2)
+        assert np.isinf(found.certificate.suboptimality)
+        assert (np.asarray(lr.predict(found.params, X)) == label).all()
+    found = sr.fit_batches(Batches(X, y.astype(int)), num_classes=3, l2=l2)
     assert found.status == Status.separable
     np.testing.assert_array_equal(found.certificate.direction.b, [0, 0, -1])
+    predicted = np.asarray(sr.predict(found.params, X))
+    np.testing.assert_array_equal(predicted, np.asarray(sr.predict(sr.fit(X, y.astype(int), l2=l2).params, X)))
     alone = lr.fit_batches(Batches(X, np.ones(len(X))), l2=1.0, intercept=False)
-    np.testing.assert_allclose(alone.params.w, lr.fit(X, np.ones(len(X)), l2=1.0, intercept=False).params.w, rtol=1e-10)
+    expected = lr.fit(X, np.ones(len(X)), l2=1.0, intercept=False)
+    np.testing.assert_allclose(alone.params.w, expected.params.w, rtol=1e-10)
+
+
+def test_a_small_penalty_on_separable_classes_takes_no_hundreds_of_readings():
+    X, y = separated("apart")
+    for l2 in (1e-6, 1e-3):
+        batches = Batches(X, y)
+        found, expected = lr.fit_batches(batches, l2=l2), lr.fit(X, y, l2=l2)
+        assert found.status == Status.converged
+        np.testing.assert_allclose(found.certificate.objective, expected.certificate.objective, rtol=1e-6)
+        assert batches.readings <= 45
 
 
 def test_memory_is_that_of_a_batch_and_the_sample(monkeypatch, tmp_path):
@@ -240,7 +256,7 @@ def test_what_is_refused():
     X, y = made(3000, 3)
     with pytest.raises(TypeError, match=r"readable more than once.*lambda"):
         lr.fit_batches(Batches(X, y)(), l2=1.0)
-    with pytest.raises(TypeError, match=r"\(X, y\) or \(X, y, weights\); got ndarray"):
+    with pytest.raises(TypeError, match=r"\(X, y\) or \(X, y, weights\), and batches a list of them; got ndarray"):
         lr.fit_batches([X])
     with pytest.raises(ValueError, match="There is no row"):
         lr.fit_batches([])
@@ -258,8 +274,58 @@ def test_what_is_refused():
         sr.fit_batches([(X, np.arange(3000) % 3)], num_classes=2)
     with pytest.raises(ValueError, match=r"y must be integer classes, shape \(n,\)"):
         sr.fit_batches([(X, np.eye(3)[np.arange(3000) % 3])])
-    with pytest.raises(ValueError, match="squares are not held in float64"):
+    with pytest.raises(ValueError, match=r"squares float64 does not hold: \[1\]. Scale them"):
         lr.fit_batches(Batches(X * [1, 1e-200, 1], y), l2=1.0)
-    grows = iter(range(1, 100))
-    with pytest.raises(ValueError, match=r"the same rows each time; first they were 3000, then 6000"):
-        lr.fit_batches(lambda: [(X, y)] * next(grows), l2=1.0)
+    with pytest.raises(ValueError, match="l2 must be finite"):
+        lr.fit_batches([(X, y)], l2=np.inf)
+    with pytest.raises(ValueError, match=r"max_steps must be a whole number, at least 1; got 1\.5"):
+        lr.fit_batches([(X, y)], max_steps=1.5)
+    with pytest.raises(ValueError, match="num_classes must be a whole number"):
+        sr.fit_batches([(X, y.astype(int))], num_classes=0)
+    with pytest.raises(TypeError, match="batches must be a list"):
+        lr.fit_batches(None)
+    with pytest.raises(TypeError, match="l2 is traced"):
+        jax.jit(lambda l2: lr.fit_batches(Batches(X, y), l2=l2).params.w)(1.0)
+    with pytest.raises(TypeError, match="A batch is traced"):
+        jax.jit(lambda X: lr.fit_batches([(X, y)]).params.w)(X)
+    with pytest.raises(ValueError, match="y must hold labels") as refused:
+        lr.fit_batches([(X, y), (X, y + 3)])
+    assert refused.value.__notes__ == ["In batch 1, counted from 0."]
+
+
+@pytest.mark.parametrize("kind", ["more rows", "other rows", "other labels", "other weights", "wider"])
+def test_batches_that_change_from_one_reading_to_the_next_are_refused(kind):
+    X, y = made(3000, 3)
+    s, readings = np.ones(len(X)), []
+
+    def batches():
+        readings.append(1)
+        if len(readings) == 1:
+            return [(X, y, s)]
+        return {
+            "more rows": [(X, y, s)] * 2,
+            "other rows": [(X + 1e-3, y, s)],
+            "other labels": [(X, 1 - y, s)],
+            "other weights": [(X, y, 2 * s)],
+            "wider": [(np.concatenate([X, X], axis=1), y, s)],
+        }[kind]
+
+    words = "X must have 3 columns" if kind == "wider" else "batches must give the same rows each time"
+    with pytest.raises(ValueError, match=words):
+        lr.fit_batches(batches, l2=1.0)
+
+
+def test_batches_without_rows_and_in_another_order_change_nothing():
+    X, y = made(3000, 3)
+    X[:, 1] += 1e9
+    given = list(Batches(X, y)())
+    turns = iter([given, given[::-1]] * 20)
+    found = lr.fit_batches(lambda: [(X[:0], y[:0]), *next(turns), ([], [])], l2=1.0)
+    np.testing.assert_allclose(found.params.w, lr.fit(X, y, l2=1.0).params.w, rtol=1e-9)
+
+
+def test_an_infinite_tolerance_still_reads_all_rows():
+    X, y = made(3000, 3)
+    found = lr.fit_batches(Batches(X, y), tol=np.inf)
+    f = exact_value(X, y, 0.0, found.params)
+    np.testing.assert_allclose(found.certificate.objective, float(f), rtol=1e-12)

@@ -172,7 +172,7 @@ def fit_batches(
     certificate, status, l2, intercept, tol and max_steps are those of `fit`; `certificate.standard_errors` exist where
     there is no penalty and no dependent column. Computed in NumPy in float64, so not for use inside a trace.
     Errors: as `fit`; TypeError for an iterator, which can be read only once; ValueError for no row at all, for batches
-    of other widths, and for batches that differ from one reading to the next.
+    of other widths, for batches whose sums differ from one reading to the next, and for columns beyond 1e150.
 
     >>> batches = [([[0.0], [1.0]], [0, 1]), ([[2.0], [3.0]], [0, 1])]
     >>> found = fit_batches(batches)

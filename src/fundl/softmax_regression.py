@@ -180,11 +180,12 @@ def fit_batches(
     is that of the sample if that has 20 rows for each coefficient, or if there are more than 2000; then the labels and
     logits of all rows are held, l2 > 0 is needed beyond 2000, and a small l2 may take many readings.
 
-    Shapes: X (n, d), y (n,) integer classes, weights (n,) of each batch, d alike in all. The objective, params,
-    certificate, status, l2, intercept, tol and max_steps are those of `fit`; `certificate.standard_errors` exist where
-    there is no penalty and no dependent column. Computed in NumPy in float64, so not for use inside a trace.
+    Shapes: X (n, d), y (n,) integer classes 0..k-1, k = num_classes or else the largest label of all + 1, weights (n,)
+    of each batch, d alike in all. The objective, params, certificate, status, l2, intercept, tol and max_steps are
+    those of `fit`; `certificate.standard_errors` exist where there is no penalty and no dependent column. Computed in
+    NumPy in float64, so not for use inside a trace.
     Errors: as `fit`; TypeError for an iterator, which can be read only once; ValueError for no row at all, for batches
-    of other widths, and for batches that differ from one reading to the next.
+    of other widths, for batches whose sums differ from one reading to the next, and for columns beyond 1e150.
 
     >>> batches = [([[0.0], [1.0]], [0, 1]), ([[2.0], [3.0], [4.0]], [0, 2, 1])]
     >>> found = fit_batches(batches, l2=1.0)
@@ -194,6 +195,8 @@ def fit_batches(
     Source: as `fit`.
     """
     options: dict[str, Any] = {"l2": l2, "intercept": intercept, "tol": tol, "max_steps": max_steps}
+    if num_classes is not None and not (isinstance(num_classes, int | np.integer) and num_classes >= 2):
+        raise ValueError(f"num_classes must be a whole number, at least 2, or None; got {num_classes!r}.")
 
     def integers(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
         X, Y, weights = inputs(X, y, weights, num_classes)

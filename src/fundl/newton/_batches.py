@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fundl import _check
 from fundl._result import Fit, Status
 from fundl.newton import _conjugate, _passes, _sampled
-from fundl.newton._concrete import DENSE, options, package, power_of_two
+from fundl.newton._concrete import DENSE, Numbers, package, power_of_two
 from fundl.newton._passes import N, Rows
 from fundl.newton._sampled import Found, quadratic
-from fundl.newton._survey import Reader, Survey
+from fundl.newton._survey import Reader, Survey, labels_of
 
 EPS = float(np.finfo(np.float64).eps)
 FORMED = 2000  # rows of a Hessian that is formed where another would not serve
@@ -33,6 +34,11 @@ class Batched:
         self.total, self.most = survey.total, survey.most
         away = np.sqrt(survey.n) * np.abs(m - survey.near)
         self.norms = np.append((np.sqrt(survey.squares) + away) / scale, np.sqrt(survey.n) * intercept)
+        # What the sums of a reading must be, but for their rounding.
+        self.labels = survey.labels
+        self.share, self.expected = self.labels / self.labels.sum(), (survey.m - m) / scale
+        rounded = EPS * np.maximum(np.abs(survey.low), np.abs(survey.high)) / scale
+        self.slack = 1e-7 + np.append(100 * rounded, 0 * self.labels)
         self.y: N = np.zeros(0)  # (n,) where the logits are held, as is s
         self.s: N | None = None
 
@@ -45,19 +51,27 @@ class Batched:
         return Rows(Z, y if self.k > 1 or self.soft else 1 - 2 * y, s, self.k, self.soft, self.intercept, None)
 
     def blocks(self) -> Iterator[tuple[slice, Rows]]:
-        """All of them, read once."""
+        """All of them, read once; refuses rows that are not those of the survey."""
         start, step = 0, _passes.rows_of_block(len(self.m) + 1, self.k)
+        sums, labels = np.zeros(len(self.m) + 1), np.zeros_like(self.labels)
         for X, y, s in self.reader:
             for i in range(0, len(y), step):
                 at = slice(i, min(i + step, len(y)))
                 block = self.rows(X[at], y[at], None if s is None else s[at])
                 where = slice(start + i, start + at.stop)
+                weights = np.ones(len(block.y)) if block.s is None else block.s
+                sums += weights @ block.X
+                labels += labels_of(y[at], weights, self.k, len(labels))
                 if self.s is not None:
-                    self.y[where], self.s[where] = block.y, 1.0 if block.s is None else block.s
+                    self.y[where], self.s[where] = block.y, weights
                 yield where, block
             start += len(y)
-        if start != self.n:
-            raise ValueError(f"batches must give the same rows each time; first they were {self.n}, then {start}.")
+        away = np.abs(np.append(sums[:-1] / self.total - self.expected, labels / self.labels.sum() - self.share))
+        if start != self.n or np.any(away > self.slack):
+            raise ValueError(
+                f"batches must give the same rows each time they are read; first they were {self.n}, then {start} or "
+                "others."
+            )
 
     def column_norms(self) -> N:
         return self.norms
@@ -99,18 +113,20 @@ def read(rows: Batched, theta: N, formed: N, units: N, hessian: bool) -> Reading
     return Reading(f, g, float(np.sqrt(square)), H, far, moved, size, growth, step_growth)
 
 
-def newton(rows: Batched, K: N, theta: N, null: N, tol: float, max_steps: int) -> Found:
-    """From theta to the minimum, with the whole Hessian.
+def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: int) -> Found:
+    """To the minimum with the whole Hessian.
 
-    A step that does not lower f enough gets the length of `_dense.minimise`, which is sure to. null (d, d): as there,
-    what keeps theta where it is along directions that change no logit.
+    A step that does not lower f enough gets the length of `_dense.minimise`, which is sure to; so do the next, by what
+    they are to the sample, as long as they are large. null (d, d): as there, what keeps theta where it is along
+    directions that change no logit.
     """
+    theta = started(sample, K, 1e-8, max_steps)
     k, free = rows.k, not K.any()
     fix = np.kron(np.pad(null, (0, 1)), np.eye(k)) * (rows.total / 4 if free else 0.0)
     units = np.full(len(K), rows.total / 4)
     now = read(rows, theta, theta, units, True)
     H = inverse = formed = last = theta
-    steps, before, separating, rest = 0, np.inf, 0, False
+    steps, before, separating, rest, wary = 0, np.inf, 0, False, False
     while True:
         g, f = now.g + K[:, None] * theta, now.f + quadratic(K, theta)
         far, drift = now.far, now.moved
@@ -130,11 +146,17 @@ def newton(rows: Batched, K: N, theta: N, null: N, tol: float, max_steps: int) -
         if rest or apart or separating >= 3 or bound <= tol * f or steps >= max_steps or not np.isfinite(delta):
             break
         anew = free or delta > 1e-10 * f  # later the Hessian hardly changes
-        after = theta + v
+        r = _sampled.spread(_passes.logits(sample, v)) if wary else 0.0
+        wary = r > 0.5
+        t = careful(r) if wary else 1.0
+        after = theta + t * v
         trial = read(rows, after, formed, units, anew)
-        if delta > 1e-9 * f and not trial.f + quadratic(K, after) <= f - 0.1 * delta:
-            after = theta + np.log1p(trial.moved) / trial.moved * v
+        if delta > 1e-9 * f and not trial.f + quadratic(K, after) <= f - 0.1 * t * delta:
+            wary = True
+            after = theta + careful(trial.moved / t) * v
             trial = read(rows, after, formed, units, anew)
+            if not trial.f + quadratic(K, after) < f:
+                break  # no step improves f any more
         away = free and trial.moved > 0.1 and trial.step_growth <= 1e-7 * trial.moved
         separating = separating + 1 if away else 0
         last, theta, now, steps, before = after - theta, after, trial, steps + 1, delta
@@ -151,6 +173,11 @@ def newton(rows: Batched, K: N, theta: N, null: N, tol: float, max_steps: int) -
     return Found(
         theta, f, g, bound, steps, rest, None, _sampled.covariance(inverse, k) if exists else None, code, direction
     )
+
+
+def careful(r: float) -> float:
+    """The length of a step that moves the logits by at most r, as in `_dense.minimise`."""
+    return float(np.log1p(r) / r)
 
 
 def separation(rows: Batched, v: N) -> N | None:
@@ -202,13 +229,19 @@ def conjugate(rows: Batched, sample: Rows, K: N, tol: float, max_steps: int) -> 
     return found._replace(code=code)
 
 
-def absent(rows: Batched, missing: N, K: N) -> Found:
-    """A class that never occurs: its intercept runs away, and no step leads anywhere."""
-    theta = np.zeros((len(K), rows.k))
-    now = read(rows, theta, theta, np.ones(len(K)), False)
-    direction = np.zeros_like(theta)
-    direction[-1] = (1.0 if missing[0] else -1.0) if rows.k == 1 else -missing.astype(float)
-    return Found(theta, now.f, now.g, np.inf, 0, False, None, None, Status.separable, direction)
+def numbers_of(l2: Any, tol: Any, max_steps: Any) -> Numbers:
+    """The options, or a refusal."""
+    values = []
+    for name, value in (("l2", l2), ("tol", tol), ("max_steps", max_steps)):
+        if not _check.concrete(value):
+            raise TypeError(f"{name} is traced, and fit_batches reads rows: call it outside of jit, grad and vmap.")
+        _check.nonnegative(name, value)
+        values.append(float(_check.scalar(name, _check.option(name, value))))
+    if np.isinf(values[0]):
+        raise ValueError("l2 must be finite; got inf.")
+    if values[2] < 1 or values[2] % 1 != 0:
+        raise ValueError(f"max_steps must be a whole number, at least 1; got {max_steps}.")
+    return Numbers(float(l2), 0.0, min(float(tol), np.finfo(np.float64).max), int(max_steps))
 
 
 def fit_batches(
@@ -227,14 +260,15 @@ def fit_batches(
     >>> found  # so few rows are fitted as they are
     (4, 1)
     """
+    numbers = numbers_of(l2, tol, max_steps)
     reader, survey = Reader(batches, k, inputs), Survey(k)
-    for X, y, s in reader:
-        survey.take(X, y, s)
+    with np.errstate(all="ignore"):
+        for X, y, s in reader:
+            survey.take(X, y, s)
     if survey.n == 0:
         raise ValueError("There is no row whose weight is not 0; give at least one batch (X, y).")
     _, X, y, s = (np.concatenate(v) for v in zip(*survey.sample, strict=True))
-    numbers = options(l2, 0.0, tol, max_steps)
-    if survey.share == 1 or numbers is None:  # bad options are refused there
+    if survey.share == 1:
         return fit(X, y.astype(X.dtype) if k == 1 else y, s)
     k = max(2, len(survey.labels)) if k is None else k
     with np.errstate(all="ignore"):
@@ -243,28 +277,34 @@ def fit_batches(
         C = C if intercept else C + survey.total * np.outer(survey.m, survey.m)
         scale = power_of_two(np.sqrt(C.diagonal() / survey.total))
         constant = (survey.low == survey.high) & (intercept or survey.low == 0)
-        if not np.all(np.isfinite(C)) or np.any(~constant & ~(C.diagonal() > 0)):
-            raise ValueError("X has columns whose squares are not held in float64: scale them to be near 1.")
+        extreme = np.flatnonzero(~constant & ~((C.diagonal() > 0) & np.isfinite(C.diagonal())))
+        if len(extreme):
+            raise ValueError(
+                f"X has columns whose squares float64 does not hold: {extreme[:10].tolist()}. Scale them to be near 1."
+            )
         C = np.where(constant | constant[:, None], 0.0, C) / (scale * scale[:, None])
         null, shortest, rank = null_space(C, scale, numbers.l2 > 0)
         rows = Batched(reader, survey, m, scale, k, bool(intercept))
         K = np.append(numbers.l2 / scale**2, 0.0)
         missing = survey.labels <= 0
+        lost = bool(intercept) and bool(missing.any())  # a class never occurs, and its intercept runs away
+        most = min(numbers.max_steps, 8) if lost else numbers.max_steps
         sample = rows.rows(X, y, s * (survey.total / s.sum()))
-        if missing.any() and intercept:
-            found = absent(rows, missing, K)
-        elif len(K) * k <= (DENSE[k == 1] if numbers.l2 > 0 and len(y) >= ENOUGH * len(K) * k else FORMED):
-            theta = started(sample, K, 1e-8, numbers.max_steps)
-            found = newton(rows, K, theta, null, numbers.tol, numbers.max_steps)
+        if len(K) * k <= (DENSE[k == 1] if numbers.l2 > 0 and len(y) >= ENOUGH * len(K) * k else FORMED):
+            found = newton(rows, sample, K, null, numbers.tol, most)
             w = shortest @ (found.theta[:-1] / scale[:, None])
             found = found._replace(theta=np.append(w * scale[:, None], found.theta[-1:], axis=0))
         elif numbers.l2 > 0:
-            found = conjugate(rows, sample, K, numbers.tol, numbers.max_steps)
+            found = conjugate(rows, sample, K, numbers.tol, most)
         else:
             raise ValueError(
                 f"{len(K)} columns with the intercept and {k} classes are too many for a fit of batches without a "
                 f"penalty: more than {FORMED} in all; give l2 > 0."
             )
+        if lost:
+            direction = np.zeros_like(found.theta)
+            direction[-1] = (1.0 if missing[0] else -1.0) if k == 1 else -missing.astype(float)
+            found = found._replace(code=Status.separable, direction=direction, bound=np.inf, covariance=None)
         dtype = jax.dtypes.canonicalize_dtype(survey.dtype)
         return package(found._replace(rank=rank), rows, m, scale, numbers, dtype)
 

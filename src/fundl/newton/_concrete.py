@@ -294,6 +294,7 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         rounded = _passes.value(rows, theta) + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
         rounded += numbers.l1 * float(np.sum(np.abs(w.astype(np.float64))))
         bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
+    code = found.code if np.isfinite(f) else Status.non_finite  # float32 may not hold the parameters
     w_error, b_error = np.full((d, k), np.nan), np.full(k, np.nan)
     if free and found.covariance is not None:
         C = found.covariance.reshape(d + 1, k, d + 1, k)
@@ -314,7 +315,7 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
     direction = np.full((d + 1, k), np.nan) if found.direction is None else found.direction
     w_direction = direction[:-1] / scale[:, None]
     certificate = Certificate(
-        converged=whole(found.code in (Status.converged, Status.rank_deficient)).astype(bool),
+        converged=whole(code in (Status.converged, Status.rank_deficient)).astype(bool),
         steps=whole(found.steps),
         gradient_norm=number(np.sqrt(np.sum(g * g) + np.sum(found.g[-1] ** 2))),
         objective=number(f),
@@ -323,4 +324,4 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         standard_errors=shown(w_error, b_error),
         direction=shown(w_direction, direction[-1] - m @ w_direction),
     )
-    return _on_device(Fit(shown(w, b), certificate, whole(found.code)))
+    return _on_device(Fit(shown(w, b), certificate, whole(code)))

@@ -1,8 +1,9 @@
 """The first reading of rows that come in batches: the moments of the columns, the labels, and a sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from fundl.newton import _passes
@@ -22,32 +23,56 @@ class Reader:
                 "batches must be readable more than once, and an iterator is spent after the first time. Give a list, "
                 "or a function that starts anew: lambda: read_batches(...)."
             )
+        if not (callable(batches) or isinstance(batches, Iterable)):
+            raise TypeError(f"batches must be a list of (X, y), or a function; got {type(batches).__name__}.")
         self.batches, self.k, self.inputs = batches, k, inputs
+        self.columns: int | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         """The rows that count, of each batch."""
-        columns = None
-        for batch in self.batches() if callable(self.batches) else self.batches:
-            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-                raise TypeError(f"Each batch must be (X, y) or (X, y, weights); got {type(batch).__name__}.")
-            X, y, s = (*batch, None)[:3]
-            given = plain(X, y, s, self.k)
-            outside = given is not None and (self.k or 0) > 1 and np.any(given[1] >= self.k)
-            if given is None or outside or not np.isfinite(given[0]).all():
-                X, y, s = self.inputs(X, y, s)  # refuses what is wrong
-                given = plain(_numbers(X), _numbers(y), _numbers(s), self.k)
-            if given is None:
-                raise TypeError("Each batch must hold numbers that can be read: fit_batches is not for use in a trace.")
-            columns = columns or given[0].shape[1]
-            if given[0].shape[1] != columns:
-                raise ValueError(f"X must have {columns} columns, as before; got {given[0].shape}.")
-            if len(given[1]):
-                yield given
+        for i, batch in enumerate(self.batches() if callable(self.batches) else self.batches):
+            try:
+                X, y, s = self._read(batch)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"In batch {i}, counted from 0.")
+                raise
+            if len(y):
+                yield X, y, s
+
+    def _read(self, batch: Any) -> Batch:
+        """One batch, or a refusal."""
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            what = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+            raise TypeError(f"Each batch must be (X, y) or (X, y, weights), and batches a list of them; got {what}.")
+        X, y, s = (*batch, None)[:3]
+        if any(isinstance(v, jax.core.Tracer) for v in (X, y, s)):
+            raise TypeError("A batch is traced, and fit_batches reads rows: call it outside of jit, grad and vmap.")
+        if np.size(X) == 0 == np.size(y):
+            return np.empty((0, 0)), np.empty(0), None
+        given = plain(X, y, s, self.k)
+        outside = given is not None and (self.k or 0) > 1 and np.any(given[1] >= self.k)
+        if given is None or outside or not np.isfinite(given[0]).all():
+            X, y, s = self.inputs(X, y, s)  # refuses what is wrong; what is left is of another kind
+            given = plain(_numbers(X), _numbers(y), _numbers(s), self.k)
+        if given is None:
+            raise TypeError(f"A batch must hold numbers; got X {X.dtype} and y {y.dtype}. Use float64 or float32.")
+        self.columns = self.columns or given[0].shape[1]
+        if given[0].shape[1] != self.columns:
+            raise ValueError(f"X must have {self.columns} columns, as before; got {given[0].shape}.")
+        return given
 
 
 def _numbers(v: Any) -> N | None:
     """What is good but of another kind (half precision, on another device) as numpy's numbers."""
     return v if v is None else np.asarray(v, v.dtype if v.dtype.kind in "iub" else np.result_type(v.dtype, np.float32))
+
+
+def labels_of(y: N, s: N, k: int | None, classes: int) -> N:
+    """The weight of each class; for k = 1 of 0 and 1."""
+    if k == 1:
+        ones = float(s @ y)
+        return np.array([s.sum() - ones, ones])
+    return np.bincount(y, s, minlength=classes)
 
 
 class Survey:
@@ -66,10 +91,7 @@ class Survey:
         self.dtype = np.result_type(self.dtype, X.dtype)
         if self.k == 1:
             self.soft = self.soft or not np.all((y == 0) | (y == 1))
-            ones = float(weights @ y)
-            here = np.array([weights.sum() - ones, ones])
-        else:
-            here = np.bincount(y, weights, minlength=max(self.k or 2, len(self.labels)))
+        here = labels_of(y, weights, self.k, max(self.k or 2, len(self.labels)))
         self.labels = here + np.pad(self.labels, (0, len(here) - len(self.labels)))
         step = _passes.rows_of_block(X.shape[1], 1)
         for start in range(0, len(y), step):
