@@ -310,6 +310,10 @@ def test_batches_that_change_from_one_reading_to_the_next_are_refused(kind):
             "wider": [(np.concatenate([X, X], axis=1), y, s)],
         }[kind]
 
+    if kind == "other labels":
+        more = iter([y.astype(int), y.astype(int) + 1])
+        with pytest.raises(ValueError, match="batches must give the same rows each time"):
+            sr.fit_batches(lambda: [(X, next(more))], l2=1.0)
     words = "X must have 3 columns" if kind == "wider" else "batches must give the same rows each time"
     with pytest.raises(ValueError, match=words):
         lr.fit_batches(batches, l2=1.0)

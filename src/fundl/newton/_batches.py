@@ -36,9 +36,9 @@ class Batched:
         self.norms = np.append((np.sqrt(survey.squares) + away) / scale, np.sqrt(survey.n) * intercept)
         # What the sums of a reading must be, but for their rounding.
         self.labels = survey.labels
-        self.share, self.expected = self.labels / self.labels.sum(), (survey.m - m) / scale
+        self.share, self.expected = self.labels / self.total, (survey.m - m) / scale
         rounded = EPS * np.maximum(np.abs(survey.low), np.abs(survey.high)) / scale
-        self.slack = 1e-7 + np.append(100 * rounded, 0 * self.labels)
+        self.slack = 1e-7 + np.append(100 * rounded, 0 * self.share)
         self.y: N = np.zeros(0)  # (n,) where the logits are held, as is s
         self.s: N | None = None
 
@@ -53,8 +53,11 @@ class Batched:
     def blocks(self) -> Iterator[tuple[slice, Rows]]:
         """All of them, read once; refuses rows that are not those of the survey."""
         start, step = 0, _passes.rows_of_block(len(self.m) + 1, self.k)
-        sums, labels = np.zeros(len(self.m) + 1), np.zeros_like(self.labels)
+        sums, labels, same = np.zeros(len(self.m) + 1), np.zeros_like(self.labels), True
         for X, y, s in self.reader:
+            same = self.k == 1 or y.max() < self.k
+            if not same:
+                break
             for i in range(0, len(y), step):
                 at = slice(i, min(i + step, len(y)))
                 block = self.rows(X[at], y[at], None if s is None else s[at])
@@ -66,8 +69,8 @@ class Batched:
                     self.y[where], self.s[where] = block.y, weights
                 yield where, block
             start += len(y)
-        away = np.abs(np.append(sums[:-1] / self.total - self.expected, labels / self.labels.sum() - self.share))
-        if start != self.n or np.any(away > self.slack):
+        away = np.abs(np.append(sums[:-1] / self.total - self.expected, labels / self.total - self.share))
+        if not same or start != self.n or np.any(away > self.slack):
             raise ValueError(
                 f"batches must give the same rows each time they are read; first they were {self.n}, then {start} or "
                 "others."
