@@ -119,9 +119,8 @@ def read(rows: Batched, theta: N, formed: N, units: N, hessian: bool) -> Reading
 def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: int) -> Found:
     """To the minimum with the whole Hessian.
 
-    A step that does not lower f enough gets the length of `_dense.minimise`, which is sure to; so do the next, by what
-    they are to the sample, as long as they are large. null (d, d): as there, what keeps theta where it is along
-    directions that change no logit.
+    A step that does not lower f enough gets the length of `_dense.minimise`, which is sure to. null (d, d): as there,
+    what keeps theta where it is along directions that change no logit.
     """
     theta = started(sample, K, 1e-8, max_steps)
     k, free = rows.k, not K.any()
@@ -129,7 +128,7 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
     units = np.full(len(K), rows.total / 4)
     now = read(rows, theta, theta, units, True)
     H = inverse = formed = last = theta
-    steps, before, separating, rest, wary = 0, np.inf, 0, False, False
+    steps, before, separating, rest = 0, np.inf, 0, False
     while True:
         g, f = now.g + K[:, None] * theta, now.f + quadratic(K, theta)
         far, drift = now.far, now.moved
@@ -145,18 +144,19 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
         floor = float(error @ (np.abs(inverse) @ error))
         bound = _sampled.proved(far, H, inverse, drift, g, error)
         apart = free and now.growth == 0 < now.size
-        rest = delta <= floor or (delta < 1e-16 * f and delta >= before / 4)
+        # `floor` counts rounding at its worst: above 1e-16 f the steps go on for as long as they shrink.
+        rest = delta <= min(floor, 1e-16 * f) or (delta < 1e-9 * f and delta >= before / 4)
         if rest or apart or separating >= 3 or bound <= tol * f or steps >= max_steps or not np.isfinite(delta):
             break
         anew = free or delta > 1e-10 * f  # later the Hessian hardly changes
-        r = _sampled.spread(_passes.logits(sample, v)) if wary else 0.0
-        wary = r > 0.5
-        t = careful(r) if wary else 1.0
-        after = theta + t * v
+        after = theta + v
         trial = read(rows, after, formed, units, anew)
-        if delta > 1e-9 * f and not trial.f + quadratic(K, after) <= f - 0.1 * t * delta:
-            wary = True
-            after = theta + careful(trial.moved / t) * v
+        if delta > 1e-9 * f and not trial.f + quadratic(K, after) <= f - 0.1 * delta:
+            if steps == 0 and theta.any():  # what separates the sample is too sure of itself
+                theta = np.zeros_like(theta)
+                now = read(rows, theta, theta, units, True)
+                continue
+            after = theta + np.log1p(trial.moved) / trial.moved * v
             trial = read(rows, after, formed, units, anew)
             if not trial.f + quadratic(K, after) < f:
                 break  # no step improves f any more
@@ -176,11 +176,6 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
     return Found(
         theta, f, g, bound, steps, rest, None, _sampled.covariance(inverse, k) if exists else None, code, direction
     )
-
-
-def careful(r: float) -> float:
-    """The length of a step that moves the logits by at most r, as in `_dense.minimise`."""
-    return float(np.log1p(r) / r)
 
 
 def separation(rows: Batched, v: N) -> N | None:
