@@ -15,7 +15,7 @@ import numpy as np
 from fundl import _check
 from fundl._result import Fit, Status
 from fundl.newton import _conjugate, _passes, _sampled
-from fundl.newton._concrete import DENSE, Numbers, package, power_of_two
+from fundl.newton._concrete import DENSE, Numbers, ended_well, package, power_of_two
 from fundl.newton._passes import N, Rows
 from fundl.newton._sampled import Found, quadratic
 from fundl.newton._survey import Reader, Survey, labels_of
@@ -212,19 +212,18 @@ def started(sample: Rows, K: N, tol: float, max_steps: int) -> N:
     return theta if found is None else found.theta
 
 
-def conjugate(rows: Batched, sample: Rows, K: N, tol: float, max_steps: int) -> Found:
+def conjugate(rows: Batched, sample: Rows, K: N, numbers: Numbers, max_steps: int) -> Found:
     """The Hessian is that of the sample, and only multiplied; the gradient is that of all rows."""
     theta = started(sample, K, 1e-6, max_steps)
     rows.hold_labels()
     narrow = _conjugate.narrowed(sample)
-    found = _conjugate.descend(rows, 1.0, K, theta, sample, narrow, 1.0, tol, 0.0, max_steps, None)
+    found = _conjugate.descend(rows, 1.0, K, theta, sample, narrow, 1.0, numbers.tol, 0.0, max_steps, None)
     if found is None:
         now = _passes.full(rows, theta)
         g = now.g + K[:, None] * theta
         found = _conjugate.ended(rows, K, rows.norms, theta, now, g, 0, False)
-    converged = found.solved or found.bound <= max(tol, np.sqrt(EPS) / 100) * found.f
-    code = Status.converged if converged else Status.max_steps if found.steps >= max_steps else Status.stalled
-    return found._replace(code=code)
+    failed = Status.max_steps if found.steps >= max_steps else Status.stalled
+    return found._replace(code=Status.converged if ended_well(found, numbers) else failed)
 
 
 def numbers_of(l2: Any, tol: Any, max_steps: Any) -> Numbers:
@@ -293,7 +292,7 @@ def fit_batches(
             w = shortest @ (found.theta[:-1] / scale[:, None])
             found = found._replace(theta=np.append(w * scale[:, None], found.theta[-1:], axis=0))
         elif numbers.l2 > 0:
-            found = conjugate(rows, sample, K, numbers.tol, most)
+            found = conjugate(rows, sample, K, numbers, most)
         else:
             raise ValueError(
                 f"{len(K)} columns with the intercept and {k} classes are too many for a fit of batches without a "

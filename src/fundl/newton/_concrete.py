@@ -92,7 +92,7 @@ def fit_concrete(
                 found = _conjugate.minimise(rows, K, numbers.tol, numbers.max_steps, theta, near)
         except np.linalg.LinAlgError:
             return None
-        if found is None or not _ended_well(found, numbers):
+        if found is None or not ended_well(found, numbers):
             return None
         return package(found, rows, m, scale, numbers, dtype)
 
@@ -265,7 +265,7 @@ def power_of_two(x: N) -> N:
     return np.where(usable, np.ldexp(1.0, e - 1), 1.0)
 
 
-def _ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
+def ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
     """As `_fit._solution` decides that a fit has converged."""
     if not (np.isfinite(found.f) and np.isfinite(found.bound) and np.all(np.isfinite(found.theta))):
         return False
