@@ -75,7 +75,7 @@ def test_the_optimum_of_all_rows_in_a_few_readings(k, kind, l2):
     assert found.status == (Status.rank_deficient if kind == "dependent" and l2 == 0 else Status.converged)
     for name in ("w", "b"):
         one, other = (np.asarray(getattr(v.params, name)) for v in (found, expected))
-        # The shortest w of dependent columns beside one of scale 1e-6: rounding of the null space, times 1e6, in either.
+        # Dependent columns beside one of scale 1e-6: rounding of the null space, times 1e6, in either fit.
         slack = (1e-9 if kind == "dependent" else 1e-13) * np.abs(other).max()
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=slack)
         errors = (np.asarray(getattr(v.certificate.standard_errors, name)) for v in (found, expected))
