@@ -97,7 +97,8 @@ def null_space(C: Array, scale: Array, penalised: Array) -> tuple[Array, Array, 
     def deficient(C: Array) -> tuple[Array, Array, Array]:
         eigenvalues, V = jnp.linalg.eigh(C)
         lost = ~(eigenvalues > smallest * eigenvalues[-1])[None, :]  # the first ones
-        N = jnp.where(lost, V, jnp.zeros_like(V))
+        # Without what is only rounding there: division by a small scale would make it large.
+        N = jnp.where(lost & (jnp.abs(V) > 64 * jnp.finfo(C.dtype).eps), V, jnp.zeros_like(V))
         W = N / scale[:, None]
         Q, _ = jnp.linalg.qr(safe_divide(W, jnp.broadcast_to(jnp.max(jnp.abs(W), axis=0, keepdims=True), W.shape)))
         Q = jnp.where(lost, Q, jnp.zeros_like(Q))
