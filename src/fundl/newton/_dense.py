@@ -37,7 +37,8 @@ class Path(NamedTuple):
     r: Array  # the largest change of a logit by the step
     separating: Array  # steps in a row that separate the classes
     count: Array
-    last: Array  # the step is so small that it is the last
+    settled: Array  # the step is that of the model's minimum
+    last: Array  # it is so small that it is the last
     done: Array
 
 
@@ -137,8 +138,9 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
         if P.l1 is None:
             whole = -jax.scipy.linalg.cho_solve((factor, True), g.reshape(p)).reshape(g.shape)
             delta = curve = -jnp.vdot(g, whole)
+            settled = ~path.done
         else:
-            whole, g, delta, curve = _lasso.step(H, g, theta, P.l1)
+            whole, g, delta, curve, settled = _lasso.step(H, g, theta, P.l1)
         dz = matmul(P.Z, whole)
         r = jnp.max(_links.spread(dz))
         t = safe_divide(jnp.log1p(r * safe_divide(delta, curve)), r)
@@ -163,7 +165,8 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
             r=r,
             separating=separating,
             count=path.count + 1,
-            last=noise | (r * (drift + r) <= eps / 16) | ((r < 0.5) & (delta <= tol * f)),
+            settled=settled,
+            last=path.last | noise | (r * (drift + r) <= eps / 16) | ((r < 0.5) & (delta <= tol * f)),
             done=path.last | apart | ~(jnp.isfinite(r) & jnp.isfinite(f)) | (separating >= 3),
         )
 
@@ -171,7 +174,8 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
     first = Path(
         theta=start, step=start, g=start, f=zero, f_before=zero,
         H=jnp.zeros_like(P.fix).reshape(p, p), factor=jnp.zeros_like(P.fix).reshape(p, p), drift=zero, r=one,
-        separating=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32), last=false, done=false,
+        separating=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32), settled=false,
+        last=false, done=false,
     )  # fmt: skip
     path = jax.lax.while_loop(lambda path: ~path.done & (path.count <= max_steps), body, first)
     return finish(P, link, path)
@@ -226,7 +230,7 @@ def finish(P: Problem, link: str, path: Path) -> Found:
         separates=separates,
         steps=path.count - 1,
         finite=jnp.isfinite(path.f) & jnp.isfinite(path.f_before) & jnp.all(jnp.isfinite(theta)),
-        solved=path.last,
+        solved=path.last & path.settled,
     )
 
 
