@@ -120,6 +120,11 @@ def logistic_regression(found: dict[str, Any]) -> str:
         for k in (best, learn):
             cells += [f"{k.removeprefix('sklearn ')} {rows[k]['ms']:.3g}", f"{rows[k]['ratio']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    both = [
+        (name, *(case["results"].get(k) for k in ("fundl", "fundl, batches"))) for name, case in found["cases"].items()
+    ]
+    if ratios := [f"{streamed['ms'] / own['ms']:.1f} at {name}" for name, own, streamed in both if streamed]:
+        lines += ["", f"`fit_batches`, a block of the rows in memory, over `fit` of them all: {', '.join(ratios)}."]
     first = found.get("first_result_s")
     if first:
         lines += ["", f"First result in a fresh process after the imports, 569x30: {first['569x30']:.2f} s;"]
