@@ -137,6 +137,18 @@ def test_where_the_hessian_is_large_that_of_the_sample_serves_if_it_has_rows_eno
         model.fit_batches(batches)
 
 
+def test_the_moments_of_all_rows_help_a_sample_of_too_few(monkeypatch):
+    monkeypatch.setattr(_batches, "FORMED", 100)
+    X, y = made(6000, 60, 8)
+    monkeypatch.setattr(_survey, "SAMPLE", 60 * 700)
+    batches = Batches(X, y)
+    found = sr.fit_batches(batches, l2=1.0, tol=1e-9)
+    assert found.status == Status.converged
+    f, best = (exact_value(X, y, 1.0, v.params) for v in (found, sr.fit(X, y, l2=1.0)))
+    assert -1e-15 * best <= f - best <= float(found.certificate.suboptimality) <= 1e-9 * f
+    assert batches.readings <= 70  # with the sample alone hundreds, to max_steps
+
+
 def test_rows_that_fit_into_the_sample_are_fitted_as_they_are(monkeypatch):
     monkeypatch.setattr(_survey, "SAMPLE", 1 << 20)
     X, y = made(300, 4)

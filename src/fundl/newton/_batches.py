@@ -212,12 +212,32 @@ def started(sample: Rows, K: N, tol: float, max_steps: int) -> N:
     return theta if found is None else found.theta
 
 
-def conjugate(rows: Batched, sample: Rows, K: N, numbers: Numbers, max_steps: int) -> Found:
-    """The Hessian is that of the sample, and only multiplied; the gradient is that of all rows."""
+def rounded_out(sample: Rows, C: N, theta: N) -> Rows:
+    """The sample with rows of the moments C of all rows, which count the more the fewer it has for each coefficient.
+
+    Where it has few its Hessian hardly bends along some directions, and steps overshoot. The added rows are so small
+    that their classes are equally likely; their curvature is the mean of the sample's at theta.
+    """
+    small, n = 1e-6, len(sample.y)
+    keep = n / (n + theta.size)
+    p = _passes.at(sample, theta).p
+    mean = 4 * np.mean(p * (1 - p)) if sample.k == 1 else np.mean(1 - np.sum(p * p, axis=1)) / (1 - 1 / sample.k)
+    values, V = np.linalg.eigh(C)
+    X = small * np.sqrt(np.maximum(values, 0))[:, None] * V.T
+    return sample._replace(
+        X=np.concatenate([sample.X, np.pad(X, [(0, 0), (0, 1)])]),
+        y=np.concatenate([sample.y, np.zeros(len(X), sample.y.dtype)]),
+        s=np.concatenate([keep * sample.s, np.full(len(X), (1 - keep) * mean / small**2)]),
+    )
+
+
+def conjugate(rows: Batched, sample: Rows, C: N, K: N, numbers: Numbers, max_steps: int) -> Found:
+    """The Hessian is that of the sample, and only multiplied; the gradient is that of all rows, as are moments C."""
     theta = started(sample, K, 1e-6, max_steps)
     rows.hold_labels()
-    narrow = _conjugate.narrowed(sample)
-    found = _conjugate.descend(rows, 1.0, K, theta, sample, narrow, 1.0, numbers.tol, 0.0, max_steps, None)
+    part = rounded_out(sample, C, theta)
+    narrow = _conjugate.narrowed(part)
+    found = _conjugate.descend(rows, 1.0, K, theta, part, narrow, 1.0, numbers.tol, 0.0, max_steps, None)
     if found is None:
         now = _passes.full(rows, theta)
         g = now.g + K[:, None] * theta
@@ -292,7 +312,7 @@ def fit_batches(
             w = shortest @ (found.theta[:-1] / scale[:, None])
             found = found._replace(theta=np.append(w * scale[:, None], found.theta[-1:], axis=0))
         elif numbers.l2 > 0:
-            found = conjugate(rows, sample, K, numbers, most)
+            found = conjugate(rows, sample, C, K, numbers, most)
         else:
             raise ValueError(
                 f"{len(K)} columns with the intercept and {k} classes are too many for a fit of batches without a "

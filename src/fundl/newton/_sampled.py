@@ -15,7 +15,7 @@ from fundl.newton import _passes
 from fundl.newton._passes import N, Pass, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
-MEMORY = 10  # pairs of steps and gradients that correct the sampled Hessian
+MEMORY = 40  # pairs of steps and gradients that correct the sampled Hessian
 
 
 class Found(NamedTuple):
