@@ -219,7 +219,7 @@ def rounded_out(sample: Rows, C: N, theta: N) -> Rows:
     that their classes are equally likely; their curvature is the mean of the sample's at theta.
     """
     small, n = 1e-6, len(sample.y)
-    keep = n / (n + theta.size)
+    keep, weights = n / (n + theta.size), np.ones(n) if sample.s is None else sample.s
     p = _passes.at(sample, theta).p
     mean = 4 * np.mean(p * (1 - p)) if sample.k == 1 else np.mean(1 - np.sum(p * p, axis=1)) / (1 - 1 / sample.k)
     values, V = np.linalg.eigh(C)
@@ -227,7 +227,7 @@ def rounded_out(sample: Rows, C: N, theta: N) -> Rows:
     return sample._replace(
         X=np.concatenate([sample.X, np.pad(X, [(0, 0), (0, 1)])]),
         y=np.concatenate([sample.y, np.zeros(len(X), sample.y.dtype)]),
-        s=np.concatenate([keep * sample.s, np.full(len(X), (1 - keep) * mean / small**2)]),
+        s=np.concatenate([keep * weights, np.full(len(X), (1 - keep) * mean / small**2)]),
     )
 
 
