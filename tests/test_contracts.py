@@ -59,6 +59,7 @@ def test_truth_of_very_many(row: Row, dtype: type) -> None:
     laws.is_true(row, dtype, VERY_MANY)
 
 
+@pytest.mark.large
 @rows
 def test_autodiff(row: Row) -> None:
     laws.agrees_with_autodiff(row)
@@ -85,11 +86,13 @@ def test_jit(row: Row) -> None:
     laws.jit_changes_nothing(row)
 
 
+@pytest.mark.large
 @transformed
 def test_vmap(row: Row) -> None:
     laws.vmap_is_a_loop(row)
 
 
+@pytest.mark.large
 @transformed
 def test_forward_mode(row: Row) -> None:
     laws.forward_mode_agrees(row)

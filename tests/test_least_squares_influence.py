@@ -8,6 +8,8 @@ import pytest
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
 
+pytestmark = pytest.mark.large
+
 L2 = np.array([0.0, 0.3, 2.0])
 
 

@@ -10,6 +10,8 @@ import pytest
 from fundl import linear_regression as lr
 from fundl._types import Linear
 
+pytestmark = pytest.mark.large
+
 
 def problem(seed, n=12, d=3, k=None, dtype=np.float64):
     rng = np.random.default_rng(seed)
