@@ -288,6 +288,7 @@ def plain(X, y, s, l2):
     return jnp.append(w, my - m @ w)
 
 
+@pytest.mark.large
 def test_derivatives_of_first_and_second_order():
     rng = np.random.default_rng(10)
     args = (rng.normal(size=(7, 2)), rng.normal(size=7), rng.uniform(0.5, 2, size=7), np.float64(0.3))
@@ -318,6 +319,7 @@ def test_second_derivatives():
         np.testing.assert_allclose(g, e, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.large
 def test_derivative_where_singular_values_are_equal():
     X = jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
     y = jnp.asarray([1.0, 2.0, 0.5, -1.0])
@@ -344,6 +346,7 @@ def test_derivative_with_dependent_columns():
     np.testing.assert_allclose(got, (shortest(h) - shortest(-h)) / (2 * h), rtol=1e-7)
 
 
+@pytest.mark.large
 def test_vmap():
     rng = np.random.default_rng(12)
     X, y = rng.normal(size=(3, 12, 3)), rng.normal(size=(3, 12))
@@ -355,6 +358,7 @@ def test_vmap():
         np.testing.assert_allclose(many.params.w[i], lr.fit(X[i], y[i]).params.w, rtol=1e-12)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
 def test_rows_sharded_over_a_mesh(kind):
     rng = np.random.default_rng(13)

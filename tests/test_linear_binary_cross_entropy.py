@@ -81,6 +81,7 @@ def test_weight_0_leaves_a_row_out_whatever_it_holds():
     assert float(linear_binary_cross_entropy(X, W, b, y, weights=jnp.zeros(len(X)))) == 0
 
 
+@pytest.mark.large
 def test_forward_mode_hessians_and_vmap():
     X, W, b, y = draw(6, 3, 4)
     along = jnp.cos(W)

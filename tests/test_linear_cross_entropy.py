@@ -209,6 +209,7 @@ def test_half_precision_is_summed_in_float32(dtype):
 # ---- transforms ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("name", "soft"), list(cases(everything=False)))
 def test_every_derivative_is_that_of_the_plain_form(name, soft):
     X, W, b, labels, t, weights = draw()
