@@ -16,6 +16,8 @@ from fundl.newton import _conjugate, _passes, _sampled
 from test_logistic_regression import digits_right, optimum
 from test_newton import problems, value
 
+pytestmark = pytest.mark.large
+
 
 def concrete(X, y, k=1, **options):
     """The fit that compiled nothing; fails where it was left to the compiled program."""

@@ -15,6 +15,8 @@ from fundl.newton import _batches, _sampled, _survey
 from test_concrete_fits import exact_value, made
 from test_least_squares import ArrowBatch
 
+pytestmark = pytest.mark.large
+
 WIDTHS = (700, 1, 1300)
 
 

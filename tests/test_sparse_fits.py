@@ -15,6 +15,8 @@ from fundl._types import Linear
 from fundl.newton import _passes, _working_set
 from test_newton import problems
 
+pytestmark = pytest.mark.large
+
 
 def concrete(X, y, **options):
     """The fit that compiled nothing; fails where it was left to the compiled program."""
