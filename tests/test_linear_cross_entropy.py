@@ -262,6 +262,7 @@ def test_hessian():
     close(jax.jit(jax.hessian(tiled))(b), jax.hessian(whole)(b))
 
 
+@pytest.mark.large
 def test_derivative_of_the_options():
     X, W, b, y, _, weights = map(jnp.asarray, draw())
 
@@ -275,6 +276,7 @@ def test_derivative_of_the_options():
     close(jax.grad(tiled, (0, 1, 2))(*at), jax.grad(whole, (0, 1, 2))(*at))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("over", [pytest.param("data", marks=pytest.mark.slow), "models"])
 def test_vmap(over):
     X, W, b, y, _, _ = map(jnp.asarray, draw())
@@ -297,6 +299,7 @@ def test_the_gradient_of_what_vmapped_lanes_share_is_their_sum():
     close(total(lambda *a: linear_cross_entropy(*a, tile=TILE)), total(plain))
 
 
+@pytest.mark.large
 def test_micro_batches_add_up():
     X, W, b, y, _, weights = draw()
     whole = linear_cross_entropy(X, W, b, y, weights=weights)
@@ -365,6 +368,7 @@ def test_a_single_class_and_a_single_example():
     assert not any(np.asarray(g).any() for g in linear_cross_entropy_backward(1.0, X, W, b, np.array([0])))
 
 
+@pytest.mark.large
 def test_labels_out_of_range():
     X, W, b, y, _, _ = draw()
     for wrong in (-1, K, 10**6):
@@ -526,11 +530,13 @@ def on_mesh(kind, split, soft, options):
     return placed, tiled
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_and_classes_split_over_eight_devices(kind):
     on_mesh(kind, "both", False, {"z_loss": 0.1})
 
 
+@pytest.mark.large
 def test_soft_labels_on_split_classes():
     on_mesh("explicit", "classes", True, {"label_smoothing": 0.1})
 

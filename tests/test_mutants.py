@@ -12,6 +12,8 @@ from fundl.verify._examine import Examiner
 from fundl.verify._mutants import equals
 from mutants import EQUIVALENT, OPERATIONS
 
+pytestmark = pytest.mark.large
+
 QUICK = ("linear", "softmax", "relu", "cross_entropy")
 
 

@@ -11,6 +11,8 @@ import pytest
 from fundl import verify
 from mutants import OPERATIONS
 
+pytestmark = pytest.mark.large
+
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((8, 3)))
 W = jnp.asarray(RNG.standard_normal((3, 2)))
