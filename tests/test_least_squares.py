@@ -15,7 +15,8 @@ from fundl import least_squares as ls
 from fundl import linear_regression as lr
 from fundl._precise import inverse_of_lower
 from fundl._result import FitError, Status
-from fundl.least_squares import _gram, _plain, _spectral, _words
+from fundl.least_squares import _gram, _plain, _refined, _spectral, _words
+from fundl.least_squares._sweep import sweep_columns
 
 STRD = sorted((pathlib.Path(__file__).parent / "strd").glob("*.json"))
 
@@ -240,6 +241,29 @@ def test_sliced_products_are_exact():
         args = (Z, np.zeros_like(Z), s) if run is _gram.words_of else [jnp.asarray(v) for v in (Z, np.zeros_like(Z), s)]
         got = sum(rational(v) for v in run(*args))
         assert max(abs(e) for e in np.ravel(got - expected)) < Fraction(1, 2**150)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_refinement_gives_what_the_sweeps_give(spread):
+    rng = np.random.default_rng(27)
+    d, k, D = 6, 2, 7
+    X = rng.normal(size=(50, d)) @ np.diag(np.geomspace(1, spread, d)) @ np.linalg.qr(rng.normal(size=(d, d)))[0]
+    Y = X @ rng.normal(size=(d, k)) + rng.normal(size=(50, k)) * [1.0, 1e-6]
+    Z = np.concatenate([X + 0.1, np.ones((50, 1)), Y], axis=1) / 8
+    A = _gram.words_of(Z, np.zeros_like(Z), None)
+    found = _refined.swept(A, D, slice(k))
+    assert found is not None
+    expected = sweep_columns(A, d, True, 1e-15)[0]
+    got, sure = (sum(rational(v) for v in x) for x in (found, expected))
+    for rows, columns, bits in ((slice(D), slice(D, None), 100), (slice(D, None), slice(D, None), 90)):
+        error = np.max(np.abs(got[rows, columns] - sure[rows, columns]), axis=0)
+        assert all(error < np.max(np.abs(sure[rows, columns]), axis=0) * Fraction(1, 2**bits))
+    np.testing.assert_allclose(found[0][:D, :D], expected[0][:D, :D], rtol=1e-14, atol=0)
+    np.testing.assert_array_equal(found[0], found[0].T)
+    # What asks for more bits is left to the sweeps: dependent columns, a column of zeros, targets that are met.
+    for a, b in ((X[:, 0] * 2, Y[:, 0]), (X[:, 0] * 0, Y[:, 0]), (X[:, 1], X[:, 0] - 3 * X[:, 2])):
+        Z[:, 1], Z[:, D] = a + 0.1 * a.any(), b
+        assert _refined.swept(_gram.words_of(Z / 8, np.zeros_like(Z), None), D, slice(k)) is None
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fundl._precise import matmul
-from fundl.least_squares import _gram
+from fundl.least_squares import _gram, _refined
 from fundl.least_squares._sweep import sweep_columns
 from fundl.least_squares._words import (
     Words,
@@ -146,7 +146,13 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     A = sum_words(G, words(_diagonal(diagonal)))
     H0, own = A[0][:d, :d], xp.diagonal(A[0])[:d]
     A = tuple(_border(a, v, xp.zeros((), dtype)) for a, v in zip(A, words(origin), strict=True))
-    A, reference, swept = sweep_columns(A, d, intercept, 8 * eps)
+    known = _refined.swept(A, y0, slice(k)) if xp is np else None
+    if known is None:
+        A, reference, swept = sweep_columns(A, d, intercept, 8 * eps)
+    else:
+        unit = _refined.UNIT
+        reference = own - (A[0][:d, d] ** 2 / A[0][d, d] if intercept else 0)
+        A, swept = known, np.ones(d, bool)
     rank = xp.sum(swept)
     H = (
         H0 - G[0][:d, d][:, None] * G[0][:d, d][None, :] / xp.maximum(G[0][d, d], xp.ones_like(G[0][d, d]) * 1e-30)

@@ -105,19 +105,23 @@ def gram(high: Any, low: Any, s: Any | None, width: int, count: int, rows: int) 
 
 
 def combine(sums: tuple[Any, Any], width: int, count: int) -> Words:
-    """The Gram matrix (p, p) in words from the sums of slice products, the large ones first."""
+    """The matrix A^T B (p, q) in words from the sums (count p, count q) of slice products, the large ones first."""
     xp = namespace(sums[0])
-    p = sums[0].shape[0] // count
-    parts = [x.reshape(count, p, count, p) for x in sums]
+    p, q = (v // count for v in sums[0].shape)
+    parts = [x.reshape(count, p, count, q) for x in sums]
     pairs = sorted(
         ((i, j) for i in range(count) for j in range(count) if i + j <= count), key=lambda pair: (sum(pair), pair)
     )
     if xp is np:
-        result = words(np.zeros((p, p), sums[0].dtype))
-        for i, j in pairs:
-            power = 2.0 ** (-(i + j + 2) * width)
-            result = tidy(add(result, parts[0][i, :, j] * power, parts[1][i, :, j] * power))
-        return result
+        # Those of one power are whole numbers, and sums of their halves are exact.
+        high = np.floor(parts[0] * 2.0**-26)
+        low = parts[0] - high * 2.0**26 + parts[1]
+        terms = []
+        for total in range(count + 1):
+            power = 2.0 ** (-(total + 2) * width)
+            own = [(i, j) for i, j in pairs if i + j == total]
+            terms += [sum(x[i, :, j] for i, j in own) * unit for x, unit in ((high, 2.0**26 * power), (low, power))]
+        return tidy(add(words(terms[0]), *terms[1:]))
     # A loop, so that the compiled program stays small.
     first, second = np.array([i for i, _ in pairs]), np.array([j for _, j in pairs])
     power = jnp.asarray(2.0 ** (-(first + second + 2.0) * width), sums[0].dtype)[:, None, None]
@@ -126,7 +130,7 @@ def combine(sums: tuple[Any, Any], width: int, count: int) -> Words:
     def step(result: Words, term: Any) -> tuple[Words, None]:
         return tidy(add(result, *term)), None
 
-    return jax.lax.scan(step, words(jnp.zeros((p, p), sums[0].dtype)), terms)[0]
+    return jax.lax.scan(step, words(jnp.zeros((p, q), sums[0].dtype)), terms)[0]
 
 
 def scale_of(A: Any, keep: Any, shift: Any) -> Any:

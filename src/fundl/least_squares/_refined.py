@@ -1,0 +1,84 @@
+"""What the sweeps give, for numpy's matrices that are not nearly singular: plain floats first, then refined in words.
+
+A Cholesky factor in plain floats solves with an error of eps times the squared condition of the columns, and each
+refinement, whose residual is exact to many bits more, leaves as small a part of what is left.
+
+Source: Higham, Accuracy and Stability of Numerical Algorithms (2002), 12.1; the products: Ozaki et al., Numer.
+Algorithms 59 (2012), section 3.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fundl._precise import inverse_of_lower
+from fundl.least_squares._gram import combine, slices
+from fundl.least_squares._words import Words, ceil_power_of_two, negative, sum_words, times, words
+
+SLICES = 7
+UNIT = 2.0**-140  # the error of a solution, relative to what the inverse makes of the largest terms
+REMAINS = 2.0**-80  # of the targets: less asks for more bits
+
+
+def swept(A: Words, D: int, targets: slice) -> Words | None:
+    """A after sweeping its first D columns, or None where that may need more bits: see `_sweep`."""
+    own = np.diagonal(A[0])[:D]
+    if not (own > 0).all():
+        return None
+    # Powers of two that bring the diagonal to between 1/4 and 1.
+    scale = np.ldexp(1.0, -((np.frexp(own)[1] + 1) // 2))
+    H = times(times(_part(A, slice(D), slice(D)), scale[:, None]), scale)
+    try:
+        M = inverse_of_lower(np.linalg.cholesky(H[0]))
+    except np.linalg.LinAlgError:
+        return None
+    loss = float(np.finfo(np.float64).eps * 4 * np.sqrt(D) * np.linalg.norm(H[0]) * np.square(M).sum())
+    if not loss < 1e-3:
+        return None
+    with_H = _products(H)
+    C = times(_part(A, slice(D), slice(D, None)), scale[:, None])
+    top = ceil_power_of_two(np.abs(C[0]).max(axis=0))
+    C = times(C, 1 / top)
+    X = _solution(with_H, M, C, 2.0**-140 / loss)
+    inverse = _solution(with_H, M, words(np.eye(D)), 2.0**-56 / loss)
+    if X is None or inverse is None:
+        return None
+    left = times(times(_products(C)(X), top[:, None]), top)
+    corner = sum_words(_part(A, slice(D, None), slice(D, None)), negative(left))
+    before, after = (np.diagonal(x)[targets] for x in (A[0][D:, D:], corner[0]))
+    if not (after > REMAINS * before).all():
+        return None
+    X = times(times(X, scale[:, None]), top)
+    inverse = times(times(negative(inverse), scale[:, None]), scale)
+    rows = [np.concatenate([v, x], axis=1) for v, x in zip(inverse, X, strict=True)]
+    below = [np.concatenate([x.T, c], axis=1) for x, c in zip(X, corner, strict=True)]
+    return tuple(np.concatenate(pair) for pair in zip(rows, below, strict=True))  # type: ignore[return-value]
+
+
+def _part(A: Words, rows: slice, columns: slice) -> Words:
+    return tuple(x[rows, columns] for x in A)  # type: ignore[return-value]
+
+
+def _products(A: Words) -> Callable[[Words], Words]:
+    """A^T X as a function of X; abs(A) <= 1."""
+    width = (53 - len(A[0]).bit_length()) // 2
+    cut = slices(A, width, SLICES).T
+
+    def product(X: Words) -> Words:
+        top = np.ldexp(1.0, np.frexp(np.abs(X[0]).max(axis=0))[1] + 1)
+        sums = cut @ slices(times(X, 1 / top), width, SLICES)
+        return times(combine((sums, np.zeros_like(sums)), width, SLICES), top)
+
+    return product
+
+
+def _solution(with_H: Callable[[Words], Words], M: np.ndarray, B: Words, enough: float) -> Words | None:
+    """H^-1 B, from H^-1 = M^T M nearly, to a last step of at most `enough`."""
+    X, rest = words(np.zeros_like(B[0])), B
+    for _ in range(16):
+        step = M.T @ (M @ rest[0])
+        X = sum_words(X, words(step))
+        if (np.abs(step).max(axis=0) <= enough * np.abs(X[0]).max(axis=0)).all():
+            return X
+        rest = sum_words(B, negative(with_H(X)))
+    return None
