@@ -81,6 +81,7 @@ def test_wrong_cotangent(row: Row) -> None:
     laws.refuses_a_wrong_cotangent(row)
 
 
+@pytest.mark.large
 @transformed
 def test_jit(row: Row) -> None:
     laws.jit_changes_nothing(row)

@@ -68,6 +68,7 @@ def test_hard_labels_take_no_floats_and_get_no_gradient(dtype):
     close(jax.grad(linear_binary_cross_entropy, (0, 1))(X, W, b, hard.astype(dtype), reduction="sum"), gradients[:2])
 
 
+@pytest.mark.large
 def test_weight_0_leaves_a_row_out_whatever_it_holds():
     X, W, b, y = draw()
     w = jnp.where(jnp.arange(len(X)) % 3 == 0, 0.0, 1.5)
@@ -149,6 +150,7 @@ def test_refusals_name_the_argument():
     assert jnp.isnan(traced).nonzero()[0].tolist() == [3]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_rows_and_targets_split_over_eight_devices(kind):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)

@@ -326,6 +326,7 @@ def test_masked_classes_and_whole_masked_tiles():
     close(linear_cross_entropy(X, W, b, t, reduction="none", tile=TILE), J)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("soft", [False, True], ids=["classes", "soft"])
 def test_weight_0_leaves_out_nan_rows_and_ignored_labels(soft):
     X, W, b, labels, t, _ = draw()
