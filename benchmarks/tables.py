@@ -112,14 +112,20 @@ def logistic_regression(found: dict[str, Any]) -> str:
     about = "Logistic and softmax regression, l2 = 1, every solver to f - f* <= 1e-10 f*, in float32 1e-6 f* (ms):"
     head = ("rows x columns (x classes)", "fundl", "fastest rival", "fundl / it", "best of scikit-learn", "fundl / it")
     lines = [about, "", f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    alone = []
     for name, case in found["cases"].items():
-        rows = {k: r for k, r in case["results"].items() if not k.startswith("fundl")}
-        best = min(rows, key=lambda k, rows=rows: rows[k]["ms"])
-        learn = min((k for k in rows if k.startswith("sklearn")), key=lambda k, rows=rows: rows[k]["ms"])
+        rivals = {k: r for k, r in case["results"].items() if not k.startswith("fundl")}
+        learners = {k: r for k, r in rivals.items() if k.startswith("sklearn")}
         cells = [name, f"{case['results']['fundl']['ms']:.3g}"]
-        for k in (best, learn):
-            cells += [f"{k.removeprefix('sklearn ')} {rows[k]['ms']:.3g}", f"{rows[k]['ratio']:.2f}"]
+        for rows in (rivals, learners):
+            k = min(rows, key=lambda k, rows=rows: rows[k]["ms"], default=None)
+            cells += (
+                [f"{k.removeprefix('sklearn ')} {rows[k]['ms']:.3g}", f"{rows[k]['ratio']:.2f}"] if k else ["none", ""]
+            )
         lines.append(f"| {' | '.join(cells)} |")
+        if not rivals:
+            alone.append(f"No rival ends at {name}: {'; '.join(case['missing'])}.")
+    lines += ["", *alone] if alone else []
     both = [
         (name, *(case["results"].get(k) for k in ("fundl", "fundl, batches"))) for name, case in found["cases"].items()
     ]

@@ -51,11 +51,16 @@ class Rows(NamedTuple):
         return self._replace(X=X, y=self.y[rows], s=None if self.s is None else self.s[rows], scale=None)
 
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
-        """Blocks of float64 that stay in the cache, scaled where they are used."""
+        """Blocks of float64 that stay in the cache, scaled where they are used; one is gone when the next is there."""
         n, step = len(self.y), rows_of_block(self.X.shape[1], self.k)
+        wide = self.X.dtype == np.float64
+        room = np.empty((0 if wide else min(step, n), self.X.shape[1]))  # a new one each time would cost more to find
         for start in range(0, n, step):
             at = slice(start, min(start + step, n))
-            X = self.X[at].astype(np.float64, copy=False)
+            X = self.X[at]
+            if not wide:
+                room[: len(X)] = X
+                X = room[: len(X)]
             yield at, self._replace(X=X, y=self.y[at], s=None if self.s is None else self.s[at])
 
     @property
@@ -69,7 +74,7 @@ class Rows(NamedTuple):
     def column_norms(self) -> N:
         total = np.zeros(self.X.shape[1])
         for _, block in self.blocks():
-            total += np.ones(len(block.X)) @ (block.X * block.X)
+            total += np.einsum("ij,ij->j", block.X, block.X)
         if self.scale is None:
             return np.sqrt(total)
         return np.append(np.sqrt(total) / self.scale, np.sqrt(len(self.y)) if self.intercept else 0.0)
