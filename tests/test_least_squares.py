@@ -260,7 +260,10 @@ def test_refinement_gives_what_the_sweeps_give(spread):
         assert all(error < np.max(np.abs(sure[rows, columns]), axis=0) * Fraction(1, 2**bits))
     np.testing.assert_allclose(found[0][:D, :D], expected[0][:D, :D], rtol=1e-14, atol=0)
     np.testing.assert_array_equal(found[0], found[0].T)
-    # What asks for more bits is left to the sweeps: dependent columns, a column of zeros, targets that are met.
+    # What asks for more bits is left to the sweeps: a coefficient that a penalty makes nothing beside the others,
+    A[0][1, 1] += 2.0**200
+    assert _refined.swept(A, D, slice(k)) is None
+    # dependent columns, a column of zeros, targets that are met.
     for a, b in ((X[:, 0] * 2, Y[:, 0]), (X[:, 0] * 0, Y[:, 0]), (X[:, 1], X[:, 0] - 3 * X[:, 2])):
         Z[:, 1], Z[:, D] = a + 0.1 * a.any(), b
         assert _refined.swept(_gram.words_of(Z / 8, np.zeros_like(Z), None), D, slice(k)) is None
