@@ -108,6 +108,23 @@ def test_a_tolerance_saves_readings_and_the_bound_holds():
     assert readings[-1] <= 5
 
 
+@pytest.mark.parametrize("tol", [0.0, 1e-6])
+def test_rounding_to_float32_is_in_the_bound_and_costs_no_reading(tol):
+    X, y = made(8000, 6)
+    X = X.astype(np.float32)
+    best = exact_value(X.astype(float), y, 0.5, lr.fit(X.astype(float), y, l2=0.5).params)
+    readings = []
+    for dtype in (np.float64, np.float32):
+        batches = Batches(X.astype(dtype), y.astype(dtype))
+        found = lr.fit_batches(batches, l2=0.5, tol=tol)
+        assert found.params.w.dtype == dtype
+        gap = exact_value(X.astype(float), y, 0.5, found.params) - best
+        assert -1e-15 * best <= gap <= float(found.certificate.suboptimality)
+        readings.append(batches.readings)
+    assert readings[0] == readings[1]
+    assert gap > 1e-17 * best  # the rounding is seen
+
+
 def test_stopped_early_the_bound_still_holds():
     X, y = made(6000, 4, 3)
     best = exact_value(X, y, 0.1, sr.fit(X, y, l2=0.1).params)

@@ -279,6 +279,12 @@ def _on_device(found: Fit) -> Fit:
     return found
 
 
+def _bend(rows: Source, change: N, K: N) -> float:
+    """At most half of what the Hessian, wherever it is, makes of a change of theta: curvatures are at most s_i / 2."""
+    dz = rows.column_norms() @ np.abs(change)
+    return rows.most / 4 * float(dz @ dz) + float(K @ np.sum(change[:-1] ** 2, axis=1)) / 2
+
+
 def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Numbers, dtype: Any) -> Fit:
     k, d, free = rows.k, len(m), numbers.l2 == 0 and numbers.l1 == 0
     w = found.theta[:-1] / scale[:, None]
@@ -291,9 +297,16 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
     if dtype != np.float64:
         w, b = w.astype(dtype), b.astype(dtype)
         theta = np.concatenate([w * scale[:, None].astype(np.float64), (b + m @ w.astype(np.float64))[None, :]])
-        rounded = _passes.value(rows, theta) + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
-        rounded += numbers.l1 * float(np.sum(np.abs(w.astype(np.float64))))
-        bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
+        change = theta - found.theta
+        change[-1] -= change[-1].mean() if k > 1 else 0.0
+        # f* <= f(theta - t change) <= f - t g^T change + t^2 c for any t: so that adds at most 2 sqrt(bound c) + c.
+        c = _bend(rows, change, numbers.l2 / scale**2) if numbers.l1 == 0 else np.inf
+        if 2 * np.sqrt(bound * c) + c <= 1e-9 * f:  # less than the dtype can tell
+            bound = (np.sqrt(bound) + np.sqrt(c)) ** 2
+        else:
+            rounded = _passes.value(rows, theta) + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
+            rounded += numbers.l1 * float(np.sum(np.abs(w.astype(np.float64))))
+            bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
     code = found.code if np.isfinite(f) else Status.non_finite  # float32 may not hold the parameters
     w_error, b_error = np.full((d, k), np.nan), np.full(k, np.nan)
     if free and found.covariance is not None:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 N = np.ndarray
+EPS32 = float(np.finfo(np.float32).eps)
 BLOCK = 1 << 22  # bytes of X in a block
 WHOLE = 1 << 26  # bytes of X up to which it is taken as one block
 FEW = 32  # classes
@@ -72,9 +73,14 @@ class Rows(NamedTuple):
         return 1.0 if self.s is None else float(self.s.max())
 
     def column_norms(self) -> N:
-        total = np.zeros(self.X.shape[1])
-        for _, block in self.blocks():
-            total += np.einsum("ij,ij->j", block.X, block.X)
+        step, total = rows_of_block(self.X.shape[1], self.k), np.zeros(self.X.shape[1])
+        for start in range(0, len(self.y), step):
+            X = self.X[start : start + step]
+            total += np.einsum("ij,ij->j", X, X)
+        if self.X.dtype != np.float64:
+            total *= 1 + step * EPS32  # what the sums of a block may have lost
+            if not (total > 1e-30).all() or not np.isfinite(total).all():  # float32 does not hold the squares
+                total = sum(np.einsum("ij,ij->j", block.X, block.X) for _, block in self.blocks())
         if self.scale is None:
             return np.sqrt(total)
         return np.append(np.sqrt(total) / self.scale, np.sqrt(len(self.y)) if self.intercept else 0.0)
