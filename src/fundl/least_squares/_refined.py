@@ -17,8 +17,8 @@ from fundl.least_squares._words import Words, ceil_power_of_two, negative, sum_w
 
 SLICES = 7
 UNIT = 2.0**-140  # the error of a solution, relative to what the inverse makes of the largest terms
-NOTHING = 2.0**-80
-REMAINS = 2.0**-80  # of the targets: less asks for more bits
+NOTHING = 2.0**-80  # of the largest coefficient; as where a penalty is all that a column has
+REMAINS = 2.0**-80  # of the targets
 
 
 def swept(A: Words, D: int, targets: slice) -> Words | None:
@@ -40,12 +40,12 @@ def swept(A: Words, D: int, targets: slice) -> Words | None:
     C = times(_part(A, slice(D), slice(D, None)), scale[:, None])
     top = ceil_power_of_two(np.abs(C[0]).max(axis=0))
     C = times(C, 1 / top)
-    X = _solution(with_H, M, C, 2.0**-140 / loss)
-    # A coefficient that is nothing beside the others, as where a penalty is all that one column has, is not refined.
-    if X is not None and (np.abs(X[0]) < NOTHING * np.abs(X[0]).max(axis=0))[:, targets].any():
-        return None
+    X = _solution(with_H, M, C, UNIT / loss)
     inverse = _solution(with_H, M, words(np.eye(D)), 2.0**-56 / loss)
     if X is None or inverse is None:
+        return None
+    # Coefficients that are nothing beside others, and targets that are met, ask for more bits.
+    if (np.abs(X[0]) < NOTHING * np.abs(X[0]).max(axis=0))[:, targets].any():
         return None
     left = times(times(_products(C)(X), top[:, None]), top)
     corner = sum_words(_part(A, slice(D, None), slice(D, None)), negative(left))
