@@ -344,3 +344,14 @@ def test_parameters_that_float32_does_not_hold_are_named():
     assert found.status == Status.non_finite
     assert not bool(found.certificate.converged)
     assert lr.fit(X * [1e-40, 1, 1], y).status == Status.converged
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 3.0), (1e25, 1.0), (1e-25, 1.0), (0.0, 1.0)])
+def test_column_norms_of_float32_rows_are_at_least_the_true_ones(sizes):
+    X = (np.random.default_rng(31).normal(size=(70_000, 2)) * sizes).astype(np.float32)
+    rows = _passes.Rows(X, np.ones(len(X)), None, 1, False, True, np.ones(2))
+    true = np.append(np.linalg.norm(X.astype(float), axis=0), np.sqrt(len(X)))
+    with np.errstate(over="ignore"):
+        found = rows.column_norms()
+    assert (found >= true * (1 - 1e-12)).all()
+    assert (found <= true * 1.01).all()

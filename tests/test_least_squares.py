@@ -251,7 +251,7 @@ def test_refinement_gives_what_the_sweeps_give(spread):
     Y = X @ rng.normal(size=(d, k)) + rng.normal(size=(50, k)) * [1.0, 1e-6]
     Z = np.concatenate([X + 0.1, np.ones((50, 1)), Y], axis=1) / 8
     A = _gram.words_of(Z, np.zeros_like(Z), None)
-    found = _refined.swept(A, D, slice(k))
+    found = _refined.swept(A, D, k)
     assert found is not None
     expected = sweep_columns(A, d, True, 1e-15)[0]
     got, sure = (sum(rational(v) for v in x) for x in (found, expected))
@@ -262,11 +262,52 @@ def test_refinement_gives_what_the_sweeps_give(spread):
     np.testing.assert_array_equal(found[0], found[0].T)
     # What asks for more bits is left to the sweeps: a coefficient that a penalty makes nothing beside the others,
     A[0][1, 1] += 2.0**200
-    assert _refined.swept(A, D, slice(k)) is None
+    assert _refined.swept(A, D, k) is None
     # dependent columns, a column of zeros, targets that are met.
     for a, b in ((X[:, 0] * 2, Y[:, 0]), (X[:, 0] * 0, Y[:, 0]), (X[:, 1], X[:, 0] - 3 * X[:, 2])):
         Z[:, 1], Z[:, D] = a + 0.1 * a.any(), b
-        assert _refined.swept(_gram.words_of(Z / 8, np.zeros_like(Z), None), D, slice(k)) is None
+        assert _refined.swept(_gram.words_of(Z / 8, np.zeros_like(Z), None), D, k) is None
+
+
+def nasty(kind, n, d, rng):
+    X = rng.normal(size=(n, d))
+    kinds = (
+        lambda: X,
+        lambda: X * 10.0 ** rng.integers(-150, 150, d),
+        lambda: X + 10.0 ** rng.integers(0, 13),
+        lambda: np.column_stack([X[:, :-1], X[:, 0] + 10.0 ** -rng.integers(1, 9) * X[:, -1]]),
+        lambda: np.vander(rng.random(n), d),
+        lambda: np.exp(5 * X),
+        lambda: rng.integers(0, 2, (n, d)).astype(float),
+        lambda: X * (rng.random((n, d)) < 0.2),
+    )
+    return kinds[kind]()
+
+
+@pytest.mark.slow
+def test_refinement_and_sweeps_agree_on_thousands_of_problems(monkeypatch):
+    rng = np.random.default_rng(29)
+    refined, used, problems = _refined.swept, [], 2000
+    for i in range(problems):
+        n, d, k = int(rng.integers(2, 60)), int(rng.integers(1, 9)), int(rng.integers(1, 3))
+        X = nasty(i % 8, n, d, rng)
+        y = rng.normal(size=(n, k)) * 10.0 ** rng.integers(-12, 4)
+        y = y + X @ rng.normal(size=(d, k)) / max(np.abs(X).max(), 1e-300)
+        s = 10.0 ** rng.uniform(-6, 6, n) * (rng.random(n) < 0.8) if rng.random() < 0.5 else None
+        options = {"intercept": bool(rng.random() < 0.6), "l2": float(rng.choice([0, 0, 1e-8, 1.0, 1e6]))}
+        monkeypatch.setattr(_refined, "swept", lambda *given: used.append(refined(*given)) or used[-1])
+        found = lr.fit(X, y, weights=s, method="exact", **options)
+        monkeypatch.setattr(_refined, "swept", lambda *_: None)
+        sure = lr.fit(X, y, weights=s, method="exact", **options)
+        for a, b, e, u in zip(
+            found.params, sure.params, found.certificate.error_bound, sure.certificate.error_bound, strict=True
+        ):
+            assert (np.abs(a - b) <= e + u).all()
+        assert found.status is sure.status
+        assert abs(found.certificate.digits - sure.certificate.digits) < 0.5
+        for a, b in zip(found.certificate.standard_errors, sure.certificate.standard_errors, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8)
+    assert sum(x is not None for x in used) > problems / 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -164,9 +164,9 @@ def fit_batches(
     `lambda: least_squares.from_arrow(open_table(), target="y")`; thousands of rows in each keep Python's share small.
     The first reading takes the moments of the columns and a sample of up to 64 MB; rows that are no more than that are
     fitted as they are. Else the fit of the sample is the start, and each step is one reading more, which gives the
-    Hessian of all rows: commonly four to six readings in all. Beyond 400 columns the Hessian is
-    that of the sample if that has 20 rows for each coefficient, or if there are more than 2000; then the labels and
-    logits of all rows are held, l2 > 0 is needed beyond 2000, and a small l2 may take many readings.
+    Hessian of all rows: commonly four to six readings in all. Beyond 400 columns the Hessian is that of the sample
+    if that has 20 rows for each coefficient, or if there are more than 2000; then the labels and logits of all rows
+    are held, l2 > 0 is needed beyond 2000, and a small l2 may take many readings.
 
     Shapes: X (n, d), y (n,) in {0, 1} or [0, 1], weights (n,) of each batch, d alike in all. The objective, params,
     certificate, status, l2, intercept, tol and max_steps are those of `fit`; `certificate.standard_errors` exist where

@@ -146,7 +146,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     A = sum_words(G, words(_diagonal(diagonal)))
     H0, own = A[0][:d, :d], xp.diagonal(A[0])[:d]
     A = tuple(_border(a, v, xp.zeros((), dtype)) for a, v in zip(A, words(origin), strict=True))
-    known = _refined.swept(A, y0, slice(k)) if xp is np else None
+    known = _refined.swept(A, y0, k) if xp is np else None
     if known is None:
         A, reference, swept = sweep_columns(A, d, intercept, 8 * eps)
     else:

@@ -21,8 +21,8 @@ NOTHING = 2.0**-80  # of the largest coefficient; as where a penalty is all that
 REMAINS = 2.0**-80  # of the targets
 
 
-def swept(A: Words, D: int, targets: slice) -> Words | None:
-    """A after sweeping its first D columns, or None where that may need more bits: see `_sweep`."""
+def swept(A: Words, D: int, k: int) -> Words | None:
+    """A after sweeping its first D columns, or None where that may need more bits; k targets follow. See `_sweep`."""
     own = np.diagonal(A[0])[:D]
     if not (own > 0).all():
         return None
@@ -45,22 +45,24 @@ def swept(A: Words, D: int, targets: slice) -> Words | None:
     if X is None or inverse is None:
         return None
     # Coefficients that are nothing beside others, and targets that are met, ask for more bits.
-    if (np.abs(X[0]) < NOTHING * np.abs(X[0]).max(axis=0))[:, targets].any():
+    if (np.abs(X[0]) < NOTHING * np.abs(X[0]).max(axis=0))[:, :k].any():
         return None
     left = times(times(_products(C)(X), top[:, None]), top)
     corner = sum_words(_part(A, slice(D, None), slice(D, None)), negative(left))
-    before, after = (np.diagonal(x)[targets] for x in (A[0][D:, D:], corner[0]))
+    before, after = (np.diagonal(x)[:k] for x in (A[0][D:, D:], corner[0]))
     if not (after > REMAINS * before).all():
         return None
     X = times(times(X, scale[:, None]), top)
     inverse = times(times(negative(inverse), scale[:, None]), scale)
-    rows = [np.concatenate([v, x], axis=1) for v, x in zip(inverse, X, strict=True)]
-    below = [np.concatenate([x.T, c], axis=1) for x, c in zip(X, corner, strict=True)]
-    return tuple(np.concatenate(pair) for pair in zip(rows, below, strict=True))  # type: ignore[return-value]
+
+    def word(i: int) -> np.ndarray:
+        return np.block([[inverse[i], X[i]], [X[i].T, corner[i]]])
+
+    return word(0), word(1), word(2)
 
 
 def _part(A: Words, rows: slice, columns: slice) -> Words:
-    return tuple(x[rows, columns] for x in A)  # type: ignore[return-value]
+    return A[0][rows, columns], A[1][rows, columns], A[2][rows, columns]
 
 
 def _products(A: Words) -> Callable[[Words], Words]:
@@ -69,7 +71,7 @@ def _products(A: Words) -> Callable[[Words], Words]:
     cut = slices(A, width, SLICES).T
 
     def product(X: Words) -> Words:
-        top = np.ldexp(1.0, np.frexp(np.abs(X[0]).max(axis=0))[1] + 1)
+        top = 2 * ceil_power_of_two(np.abs(X[0]).max(axis=0))
         sums = cut @ slices(times(X, 1 / top), width, SLICES)
         return times(combine((sums, np.zeros_like(sums)), width, SLICES), top)
 

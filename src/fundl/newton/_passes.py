@@ -79,8 +79,10 @@ class Rows(NamedTuple):
             total += np.einsum("ij,ij->j", X, X)
         if self.X.dtype != np.float64:
             total *= 1 + step * EPS32  # what the sums of a block may have lost
-            if not (total > 1e-30).all() or not np.isfinite(total).all():  # float32 does not hold the squares
-                total = sum(np.einsum("ij,ij->j", block.X, block.X) for _, block in self.blocks())
+            if not ((total > 1e-20) & (total < np.inf)).all():  # float32 may not hold the squares
+                total[:] = 0
+                for _, block in self.blocks():
+                    total += np.einsum("ij,ij->j", block.X, block.X)
         if self.scale is None:
             return np.sqrt(total)
         return np.append(np.sqrt(total) / self.scale, np.sqrt(len(self.y)) if self.intercept else 0.0)
