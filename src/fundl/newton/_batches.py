@@ -41,6 +41,7 @@ class Batched:
         self.slack = 1e-7 + np.append(100 * rounded, 0 * self.share)
         self.y: N = np.zeros(0)  # (n,) where the logits are held, as is s
         self.s: N | None = None
+        self.dtype = np.float64
 
     def rows(self, X: N, y: N, s: N | None) -> Rows:
         """Some of them."""

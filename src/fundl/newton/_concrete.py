@@ -123,7 +123,7 @@ def start_from(
     with np.errstate(all="ignore"):
         rows, m, scale = _standardised(data, labels, s, k, soft, intercept)
         p = _passes.at(rows, _theta(params, m, scale, k, intercept)).p
-        narrow = rows._replace(X=rows.X.astype(np.float32), s=None if s is None else s.astype(np.float32))
+        narrow = rows.single()._replace(X=rows.X.astype(np.float32))
         H = _sampled.regular(_passes.hessian(narrow, p.astype(np.float32)), np.append(l2 / scale**2, 0.0), rows)
         H.flat[:: len(H) + 1] *= 1 + 1e-6  # what float32 leaves of it is positive
         try:
@@ -226,9 +226,9 @@ def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) 
     zero = np.zeros(X.shape[1])
     if X.size > LARGE:
         sample = X[:: max(1, len(X) // 4096)].astype(np.float64, copy=False)
-        scale = power_of_two(np.sqrt(np.mean(sample * sample, axis=0)))
-        m = sample.mean(axis=0)
-        if not intercept or np.all(np.abs(m) <= 8 * sample.std(axis=0)) or np.all(np.abs(m) <= scale):
+        squares = np.einsum("ij,ij->j", sample, sample) / len(sample)
+        scale, m = power_of_two(np.sqrt(squares)), np.ones(len(sample)) @ sample / len(sample)
+        if not intercept or np.all(65 * m * m <= 64 * squares) or np.all(np.abs(m) <= scale):
             return rows._replace(scale=scale), zero, scale
     n, d = X.shape
     share = np.full(n, 1 / n) if s is None else s / s.sum()
@@ -279,9 +279,9 @@ def _on_device(found: Fit) -> Fit:
     return found
 
 
-def _bend(rows: Source, change: N, K: N) -> float:
+def _bend(rows: Source, norms: N | None, change: N, K: N) -> float:
     """At most half of what the Hessian, wherever it is, makes of a change of theta: curvatures are at most s_i / 2."""
-    dz = rows.column_norms() @ np.abs(change)
+    dz = (rows.column_norms() if norms is None else norms) @ np.abs(change)
     return rows.most / 4 * float(dz @ dz) + float(K @ np.sum(change[:-1] ** 2, axis=1)) / 2
 
 
@@ -300,7 +300,7 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         change = theta - found.theta
         change[-1] -= change[-1].mean() if k > 1 else 0.0
         # f* <= f(theta - t change) <= f - t g^T change + t^2 c for any t: so that adds at most 2 sqrt(bound c) + c.
-        c = _bend(rows, change, numbers.l2 / scale**2) if numbers.l1 == 0 else np.inf
+        c = _bend(rows, found.norms, change, numbers.l2 / scale**2) if numbers.l1 == 0 else np.inf
         if 2 * np.sqrt(bound * c) + c <= 1e-9 * f:  # less than the dtype can tell
             bound = (np.sqrt(bound) + np.sqrt(c)) ** 2
         else:

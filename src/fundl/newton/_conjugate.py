@@ -195,7 +195,7 @@ def ended(rows: Source, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps
     """With the best intercepts, and the proof."""
     at = level(rows, K, theta, now.z)
     bound = proved(K, norms, now.z, g, rounding(rows.most, K, norms, now.alpha, theta), at)
-    return Found(at.theta, at.f, np.append(g[:-1], 0 * g[-1:], axis=0), bound, steps, at_rest, None, None)
+    return Found(at.theta, at.f, np.append(g[:-1], 0 * g[-1:], axis=0), bound, steps, at_rest, None, None, norms=norms)
 
 
 def descend(

@@ -27,6 +27,8 @@ class Source(Protocol):
     @property
     def intercept(self) -> bool: ...
     @property
+    def dtype(self) -> type: ...
+    @property
     def total(self) -> float: ...  # the sum of the weights
     @property
     def most(self) -> float: ...  # the largest weight
@@ -44,22 +46,34 @@ class Rows(NamedTuple):
     soft: bool  # labels between 0 and 1
     intercept: bool
     scale: N | None  # (d,)
+    dtype: type = np.float64  # of the passes
 
     def some(self, rows: slice) -> "Rows":
         """A part of the rows, standardised."""
-        X = self.X[rows].astype(np.float64, copy=False)
-        X = X if self.scale is None else with_ones(X / self.scale, self.intercept)
+        X = self.X[rows]
+        if self.scale is None:
+            X = X.astype(self.dtype, copy=False)
+        else:
+            data, X = X, np.empty((len(X), X.shape[1] + 1), self.dtype)
+            scale = self.scale.astype(data.dtype) if within_single(self.scale) else self.scale  # powers of 2
+            np.divide(data, scale, out=X[:, :-1], casting="same_kind")
+            X[:, -1] = self.intercept
         return self._replace(X=X, y=self.y[rows], s=None if self.s is None else self.s[rows], scale=None)
 
+    def single(self) -> "Rows":
+        """The same with passes in float32."""
+        y, s = (None if v is None or v.dtype.kind in "iu" else v.astype(np.float32) for v in (self.y, self.s))
+        return self._replace(y=self.y if y is None else y, s=s, dtype=np.float32)
+
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
-        """Blocks of float64 that stay in the cache, scaled where they are used; one is gone when the next is there."""
+        """Blocks that stay in the cache, scaled where they are used; one is gone when the next is there."""
         n, step = len(self.y), rows_of_block(self.X.shape[1], self.k)
-        wide = self.X.dtype == np.float64
-        room = np.empty((0 if wide else min(step, n), self.X.shape[1]))  # a new one each time would cost more to find
+        as_is = self.X.dtype == self.dtype
+        room = np.empty((0 if as_is else min(step, n), self.X.shape[1]), self.dtype)  # one, which the cache keeps
         for start in range(0, n, step):
             at = slice(start, min(start + step, n))
             X = self.X[at]
-            if not wide:
+            if not as_is:
                 room[: len(X)] = X
                 X = room[: len(X)]
             yield at, self._replace(X=X, y=self.y[at], s=None if self.s is None else self.s[at])
@@ -98,33 +112,29 @@ class Pass(NamedTuple):
     p: N  # probabilities (n, k), of the error for k = 1; none where the rows are not one block
 
 
-def with_ones(X: N, intercept: bool) -> N:
-    """X and a last column of ones; of zeros without intercept."""
-    return np.concatenate([X, np.full((len(X), 1), float(intercept), X.dtype)], axis=1)
-
-
 def logits(rows: Rows, theta: N) -> N:
     """Z theta (n, k); of few classes each column is contiguous, which makes sums over them faster."""
+    v = theta if rows.scale is None else np.append(theta[:-1] / rows.scale[:, None], theta[-1:], axis=0)
+    v = v.astype(rows.X.dtype, copy=False)
+    w = v if rows.scale is None else v[:-1]
     if rows.k == 1:
-        v = theta[:, 0]
-        z = rows.X @ v if rows.scale is None else rows.X @ (v[:-1] / rows.scale) + v[-1]
-        return z[:, None]
-    v = theta if rows.scale is None else theta[:-1] / rows.scale[:, None]
-    z = (v.T @ rows.X.T).T if rows.k <= FEW else rows.X @ v
-    return z if rows.scale is None else z + theta[-1]
+        z = (rows.X @ w[:, 0])[:, None]
+    else:
+        z = (w.T @ rows.X.T).T if rows.k <= FEW else rows.X @ w
+    return z if rows.scale is None else z + v[-1]
 
 
 def back(rows: Rows, alpha: N) -> N:
     """Z^T alpha (D, k)."""
-    g = (alpha[:, 0] @ rows.X)[:, None] if rows.k == 1 else (alpha.T @ rows.X).T
+    g = (alpha[:, 0] @ rows.X)[:, None] if rows.k == 1 else rows.X.T @ alpha
     if rows.scale is None:
         return g
     return np.concatenate([g / rows.scale[:, None], alpha.sum(axis=0, keepdims=True) * rows.intercept])
 
 
-def loss(rows: Source, z: N) -> tuple[float, N, N]:
-    """sum_i s_i L_i; alpha_i = s_i dL_i/dz_i without cancellation (n, k); probabilities: of the error for k = 1."""
-    s = rows.s
+def loss(rows: Source, z: N, wanted: bool = True) -> tuple[float, N, N]:
+    """sum_i s_i L_i; alpha_i = s_i dL_i/dz_i without cancellation (n, k); if wanted p, of the error for k = 1."""
+    s, tiny = rows.s, np.finfo(z.dtype).tiny
     if rows.k == 1:
         if rows.soft:
             y, v = rows.y, z[:, 0]
@@ -139,29 +149,34 @@ def loss(rows: Source, z: N) -> tuple[float, N, N]:
             e = np.exp(-u)
             p = 1 / (1 + e)
             a = rows.y * p
-            L = np.log1p(1 / e) if e.min() > 1e-300 else np.log1p(np.exp(-np.abs(u))) + np.maximum(u, 0)
-        if s is None:
-            return float(L.sum()), a[:, None], p[:, None]
-        return float(s @ L), (s * a)[:, None], p[:, None]
-    here = np.arange(len(z)), rows.y
-    d = z - z.max(axis=1, keepdims=True)
-    e = np.exp(d)
-    own = e[here]
-    e[here] = 0
-    others = e.sum(axis=1)
-    total = own + others
-    # L = log(total / own): log1p of the others where the own class leads
-    if own.min() > 1e-300:
-        L = np.log1p(others / own)
+            L = np.log1p(1 / e) if e.min() > tiny else np.log1p(np.exp(-np.abs(u))) + np.maximum(u, 0)
+        a, p = a[:, None], p[:, None]
     else:
-        L = np.where(own > others, np.log1p(others / np.maximum(own, 1e-300)), np.log(total) - d[here])
-    e /= total[:, None]
-    p = e.copy()
-    p[here] = own / total
-    e[here] = -others / total
+        n, k = z.shape
+        top = z.max(axis=1, keepdims=True)
+        e = z - top
+        here = np.arange(n) * k + rows.y if e.flags.c_contiguous else rows.y * n + np.arange(n)
+        np.exp(e, out=e)
+        flat = e.ravel(order="K")  # the same memory
+        own = flat[here]
+        flat[here] = 0
+        others = e.sum(axis=1)
+        total = own + others
+        # L = log(total / own): log1p of the others where the own class leads
+        if own.min() > tiny:
+            L = np.log1p(others / own)
+        else:
+            d = z[np.arange(n), rows.y] - top[:, 0]
+            L = np.where(own > others, np.log1p(others / np.maximum(own, tiny)), np.log(total) - d)
+        e /= total[:, None]
+        p = e.copy(order="K") if wanted else np.empty((0, k))
+        if wanted:
+            p.ravel(order="K")[here] = own / total
+        flat[here] = -others / total
+        a = e
     if s is None:
-        return float(L.sum()), e, p
-    return float(s @ L), e * s[:, None], p
+        return float(L.sum(dtype=np.float64)), a, p
+    return float((s * L).sum(dtype=np.float64)), a * s[:, None], p
 
 
 def rows_of_block(D: int, k: int) -> int:
@@ -177,11 +192,12 @@ def recession(rows: Rows, dz: N) -> float:
     return float(np.max(dz.max(axis=1) - dz[np.arange(len(dz)), rows.y]))
 
 
-def at(rows: Rows, theta: N) -> Pass:
-    """The pass over rows that are few."""
+def at(rows: Rows, theta: N, wanted: bool = True) -> Pass:
+    """The pass over rows that are few, with their probabilities if wanted."""
     z = logits(rows, theta)
-    f, a, p = loss(rows, z)
-    return Pass(f, back(rows, a), float(np.sqrt(np.vdot(a, a))), z, p)
+    f, a, p = loss(rows, z, wanted)
+    flat = a.ravel(order="K")
+    return Pass(f, back(rows, a), float(np.sqrt(flat @ flat)), z, p)
 
 
 def full(rows: Source, theta: N) -> Pass:
@@ -189,24 +205,27 @@ def full(rows: Source, theta: N) -> Pass:
     if isinstance(rows, Rows) and rows.scale is None and rows.X.nbytes <= WHOLE:
         return at(rows, theta)
     f, g, square = 0.0, np.zeros_like(theta), 0.0
-    z = np.empty((len(rows.y), rows.k), order="F" if rows.k <= FEW else "C")
+    z = np.empty((len(rows.y), rows.k), rows.dtype, order="F" if rows.k <= FEW else "C")
     for part, block in rows.blocks():
-        here = at(block, theta)
+        here = at(block, theta, False)
         f, g, square, z[part] = f + here.f, g + here.g, square + here.alpha**2, here.z
     return Pass(f, g, float(np.sqrt(square)), z, np.empty((0, rows.k)))
 
 
 def value(rows: Source, theta: N) -> float:
     """f alone."""
-    return sum(loss(block, logits(block, theta))[0] for _, block in rows.blocks())
+    return sum(loss(block, logits(block, theta), False)[0] for _, block in rows.blocks())
 
 
 def hessian(rows: Rows, p: N) -> N:
-    """sum_i s_i z_i z_i^T (diag(p_i) - p_i p_i^T), p_i (1 - p_i) for one logit: (D k, D k); of standardised rows."""
+    """sum_i s_i z_i z_i^T (diag(p_i) - p_i p_i^T), p_i (1 - p_i) for one logit: (D k, D k); of standardised rows.
+
+    As float64, from products in the dtype of the rows and p.
+    """
     k, D = rows.k, rows.X.shape[1]
     if k == 1:
         h = p[:, 0] * (1 - p[:, 0])
-        return weighted_gram(rows.X, h if rows.s is None else h * rows.s)
+        return weighted_gram(rows.X, h if rows.s is None else h * rows.s).astype(np.float64, copy=False)
     blocks, H, step = np.zeros((D, k, D), p.dtype), np.zeros((k * D, k * D), p.dtype), 1 << 10
     for start in range(0, len(p), step):
         X, c = rows.X[start : start + step], np.ascontiguousarray(p[start : start + step])
@@ -215,15 +234,26 @@ def hessian(rows: Rows, p: N) -> N:
         A = (c[:, :, None] * X[:, None, :]).reshape(len(X), k * D)
         blocks += (X.T @ A).reshape(D, k, D)
         H -= A.T @ A  # of a matrix with itself: half the work
-    H = H.reshape(k, D, k, D).transpose(1, 0, 3, 2).copy()
+    H = H.reshape(k, D, k, D).transpose(1, 0, 3, 2).astype(np.float64)
     for a in range(k):
         H[:, a, :, a] += blocks[:, a]
     return H.reshape(D * k, D * k)
 
 
 def weighted_gram(X: N, c: N) -> N:
-    """X^T diag(c) X; for c >= 0 as a product of one matrix with itself, which is half the work."""
-    if len(X) * X.shape[1] > 1 << 16 and c.min() >= 0:
-        R = X * np.sqrt(c)[:, None]
-        return R.T @ R
-    return X.T @ (c[:, None] * X)
+    """X^T diag(c) X; for c >= 0 as products of one matrix with itself, which is half the work, in blocks."""
+    n, D = X.shape
+    if not (n * D > 1 << 16 and c.min() >= 0):
+        return X.T @ (c[:, None] * X)
+    root, step = np.sqrt(c)[:, None], rows_of_block(D, 1)
+    room, G = np.empty((min(step, n), D), np.result_type(X, c)), 0.0
+    for start in range(0, n, step):
+        part = X[start : start + step]
+        R = np.multiply(part, root[start : start + step], out=room[: len(part)])
+        G = G + R.T @ R
+    return G
+
+
+def within_single(scale: N) -> bool:
+    """float32 holds 1 / scale, and theta / scale too."""
+    return bool(np.all((scale > 1e-15) & (scale < 1e15)))

@@ -15,6 +15,7 @@ from fundl.newton import _passes
 from fundl.newton._passes import N, Pass, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
+PART = 5 << 20  # entries of the rows whose Hessian is formed, at most where they are enough
 MEMORY = 40  # pairs of steps and gradients that correct the sampled Hessian
 
 
@@ -31,6 +32,7 @@ class Found(NamedTuple):
     covariance: N | None
     code: int = Status.converged
     direction: N | None = None  # (D, k)
+    norms: N | None = None  # of the columns (D,)
 
 
 def sample(rows: Rows, m: int) -> tuple[Rows, float]:
@@ -154,6 +156,27 @@ def rounding(most: float, K: N, norms: N, alpha: float, theta: N) -> N:
     return 8 * EPS * (norms[:, None] * (alpha + z) + K[:, None] * np.abs(theta))
 
 
+def enlarged(rows: Rows, start: Near, first: int, m: int, K: N) -> tuple[N, Rows, float, N]:
+    """From the minimum of `first` rows to near that of m: theta, those rows, their weight and their Hessian there.
+
+    Ever more rows, with a step for each number: it leaves the square of what was missing, and that was the larger the
+    fewer the rows.
+    """
+    theta = start.theta
+    while True:
+        first = m if 32 * first > m else 16 * first
+        part, weight = sample(rows, first)
+        now = _passes.at(part, theta)
+        H = _passes.hessian(part, now.p)
+        g = weight * now.g + K[:, None] * theta
+        after = theta - np.linalg.solve(regular(weight * H, K, rows), g.reshape(-1)).reshape(g.shape)
+        trial = _passes.at(part, after)
+        lower = weight * trial.f + quadratic(K, after) < weight * now.f + quadratic(K, theta)
+        if first == m or not lower:
+            return (after, part, weight, _passes.hessian(part, trial.p)) if lower else (theta, part, weight, H)
+        theta = after
+
+
 def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     """With a Hessian that is formed and inverted."""
     n, k = len(rows.y), rows.k
@@ -165,10 +188,14 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         return None
     theta, now, steps, known = begun.theta, begun.now, begun.steps, begun.rank
     part, times, H, formed = start, weight, begun.H, begun.formed
+    # One logit's Hessian keeps its accuracy in float32: p, that of the error, may be small but is hardly ever near 1.
+    single = rows.single() if k == 1 and not rows.soft else rows
+    in_single = rows.X.dtype == np.float32 and rows.scale is not None and _passes.within_single(rows.scale)
+    coarse = rows.single() if in_single else rows
     if not small:
-        part, times = sample(rows, max(40 * size, min(n // 8, 400 * size)))
-        H, formed = _passes.hessian(part, _passes.at(part, theta).p), theta
-        now = _passes.full(rows, theta)
+        m = max(40 * size, min(n // 4, PART // len(K)))
+        theta, part, times, H = enlarged(single, begun, len(start.y), m, K)
+        formed, now = theta, _passes.full(coarse, theta)
     inverse = np.linalg.inv(regular(times * H, K, rows))
     norms = rows.column_norms()
     memory, refreshed, before, last = Memory(), 0, np.inf, False
@@ -179,6 +206,14 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         delta = -float(np.vdot(g, v))
         if not np.isfinite(delta):
             return None
+        noise = 1e-9 if coarse is rows else 1e-6
+        if coarse is not rows:  # passes in float32, up to the last steps
+            left = delta * times / max(tol / 2 * f, 1e-8 * f)
+            if left <= 1 or left * delta <= min(before, f) or steps >= max_steps:
+                coarse = rows
+                if left <= 1 or steps >= max_steps:
+                    now = _passes.full(rows, theta)
+                    continue
         enough = delta * times <= tol * f / 2 or steps >= max_steps
         if enough or delta < 1e-16 * f:
             error = rounding(rows.most, K, norms, now.alpha, theta).reshape(-1)
@@ -196,7 +231,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             refreshed += 1
             if refreshed > 3:
                 return None
-            part, times = sample(rows, min(n, 8 * len(part.y)))
+            part, times = sample(single, min(n, 8 * len(part.y)))
             H = _passes.hessian(part, _passes.at(part, theta).p)
             inverse, formed, memory, before = np.linalg.inv(regular(times * H, K, rows)), theta, Memory(), np.inf
             steps += 1
@@ -204,8 +239,8 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         t = 1.0
         while True:
             after = theta + t * v
-            trial = _passes.full(rows, after)
-            if trial.f + quadratic(K, after) <= f - 0.1 * t * delta or delta <= 1e-9 * f:
+            trial = _passes.full(coarse, after)
+            if trial.f + quadratic(K, after) <= f - 0.1 * t * delta or delta <= noise * f:
                 break
             t /= 4
             if t < 1e-6:
@@ -218,12 +253,12 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         H, drift = _passes.hessian(part, _passes.at(part, theta).p), 0.0
     lower = regular(H, K, rows)
     inverse = inverse if times == 1 and not free and drift else np.linalg.inv(lower)
-    bound = proved(reach(part, curvatures(lower, k)), lower, inverse, drift, g, error)
+    bound = proved(reach(part, curvatures(lower, k)), lower, inverse, drift, g, error, np.finfo(part.X.dtype).eps)
     if free and not bound < np.inf:
         return None
     sure = known == len(K) - 1 or len(start.y) == n
     C = covariance(inverse, k) if free else None
-    return Found(theta, f, g, bound, steps, bool(at_rest), known if sure else None, C)
+    return Found(theta, f, g, bound, steps, bool(at_rest), known if sure else None, C, norms=norms)
 
 
 def curvatures(H: N, k: int) -> N:
@@ -233,21 +268,21 @@ def curvatures(H: N, k: int) -> N:
 
 def reach(rows: Rows, units: N) -> float:
     """max_i sum_j z_ij^2 / units_j."""
-    return float(np.max((rows.X * rows.X) @ (1 / units)))
+    return max(float(np.max((block.X * block.X) @ (1 / units).astype(block.X.dtype))) for _, block in rows.blocks())
 
 
-def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N) -> float:
-    """The bound of `_dense.finish`, from this Hessian and the `reach` of the rows in its `curvatures`."""
-    widened = np.exp(drift)
-    flat = g.reshape(-1)
+def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N, eps: float = EPS) -> float:
+    """The bound of `_dense.finish`, from this Hessian, of products in eps, and the `reach` of its rows in `curvatures`."""
+    flat, root = g.reshape(-1), np.sqrt(H.diagonal())
+    norm_inverse = float(np.linalg.norm(inverse * root[:, None] * root))
+    lost = 4 * len(flat) * eps * norm_inverse  # of the Hessian, in its rounding
+    if not (lost < 0.5 and drift < 1):
+        return np.inf
+    widened = np.exp(drift) / (1 - lost)
     decrement = np.sqrt(abs(float(flat @ (inverse @ flat)))) + np.sqrt(float(error @ (np.abs(inverse) @ error)))
     decrement *= np.sqrt(2 * widened)
-    root = np.sqrt(H.diagonal())
-    norm_inverse = float(np.linalg.norm(inverse * root[:, None] * root))
     u = decrement * np.sqrt(far * (1 if g.shape[1] == 1 else 2) * norm_inverse * widened)
-    if not (u < 0.9 and drift < 1 and 4 * len(flat) * EPS * norm_inverse < 0.5):
-        return np.inf
-    return decrement**2 / 2 / (1 - u)
+    return decrement**2 / 2 / (1 - u) if u < 0.9 else np.inf
 
 
 def covariance(inverse: N, k: int) -> N:
