@@ -293,7 +293,9 @@ def test_intercepts_are_levelled_and_their_move_is_known(k):
     assert np.abs(a.sum(axis=0)).max() <= 1e-12 * np.abs(a).sum()
     np.testing.assert_array_equal(found.theta[:-1], theta[:-1])
     np.testing.assert_allclose(found.f, f + _sampled.quadratic(K, theta), rtol=1e-14)
-    np.testing.assert_allclose(found.moved, np.linalg.norm(a - _passes.loss(rows, z)[1]), rtol=1e-10)
+    np.testing.assert_allclose(found.moved, np.linalg.norm(a - _passes.loss(rows, z)[1], axis=0), rtol=1e-10)
+    coarse = _conjugate.level(rows, K, theta, z, 1e-3)  # the gradient in b may be 1e-3 f
+    assert 1e-12 * f < coarse.left <= 1e-3 * f
 
 
 def test_constant_columns_and_the_last_digit_cost_neither_the_bound_nor_the_numpy_path():
@@ -355,3 +357,108 @@ def test_column_norms_of_float32_rows_are_at_least_the_true_ones(sizes):
         found = rows.column_norms()
     assert (found >= true * (1 - 1e-12)).all()
     assert (found <= true * 1.01).all()
+
+
+@pytest.mark.parametrize(("k", "soft"), [(1, False), (1, True), (3, False), (40, False)])
+def test_a_loss_in_float32_is_that_in_float64_far_out_too(k, soft):
+    rng = np.random.default_rng(33)
+    n = 400
+    z = (rng.normal(size=(n, k)) * 10.0 ** rng.uniform(-2, 2.2, (n, 1))).astype(np.float32)
+    y = rng.random(n) if soft else 1.0 - 2 * rng.integers(0, 2, n) if k == 1 else rng.integers(0, k, n)
+    rows = _passes.Rows(z, y, rng.random(n), k, soft, True, np.ones(k))
+    if soft:
+        rows = rows._replace(y=y.astype(np.float32).astype(float))
+    single = rows.single()
+    rows = rows._replace(s=single.s.astype(float))
+    for order in ("C", "F"):  # of few classes the columns are contiguous, of many the rows
+        with np.errstate(over="ignore", divide="ignore"):
+            f, a, p = _passes.loss(single, np.asarray(z, order=order))
+            g, b, q = _passes.loss(rows, np.asarray(z, np.float64, order=order))
+        assert (a.dtype, p.dtype, b.dtype) == (np.float32, np.float32, np.float64)
+        np.testing.assert_allclose(f, g, rtol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-37)  # exp(-100) of a rounded argument
+        np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-37)
+        none = _passes.loss(rows, np.asarray(z, np.float64, order=order), False)
+        assert none[0] == g
+        np.testing.assert_array_equal(none[1], b)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_weighted_gram_matrix_of_many_blocks(dtype):
+    rng = np.random.default_rng(34)
+    X, c = rng.normal(size=(3000, 500)).astype(dtype), rng.random(3000).astype(dtype)
+    assert len(X) > 2 * _passes.rows_of_block(500, 1)
+    right = X.T.astype(float) @ (c.astype(float)[:, None] * X)
+    for weights, sign in ((c, 1), (-c, -1)):
+        found = _passes.weighted_gram(X, weights)
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, sign * right, atol=1e3 * np.finfo(dtype).eps * np.abs(right).max())
+
+
+def counted(monkeypatch):
+    """The dtypes of the passes over all rows."""
+    passes, full = [], _passes.full
+
+    def one(rows, theta):
+        passes.append((len(rows.y), np.dtype(rows.dtype).name))
+        return full(rows, theta)
+
+    monkeypatch.setattr(_passes, "full", one)
+    return passes
+
+
+@pytest.mark.parametrize("shape", [(300_000, 15), (60_000, 30, 6)])
+def test_float32_rows_are_read_as_they_are_up_to_the_last_steps(shape, monkeypatch):
+    n, k = shape[0], shape[2] if len(shape) > 2 else 1
+    X, y = made(n, shape[1], k)
+    X, y = (X / X.std(axis=0)).astype(np.float32), y.astype(int)
+    monkeypatch.setattr("fundl.newton._concrete.LARGE", X.size // 2)
+    right, passes = concrete(X.astype(float), y, k), counted(monkeypatch)
+    for tol, most in ((1e-6, 2), (0.0, 14)):
+        passes.clear()
+        found = concrete(X, y, k, tol=tol)
+        wide = [dtype for size, dtype in passes if size == n]
+        assert 1 <= wide.count("float64") <= most
+        assert wide.count("float32") >= 1
+        f, best = exact_value(X, y, 1.0, found.params), exact_value(X, y, 1.0, right.params)
+        assert f - best <= float(found.certificate.suboptimality) <= (tol or 1e-9) * float(f)
+
+
+def test_a_sample_that_grows_leaves_few_passes_over_all_rows(monkeypatch):
+    X, y = made(150_000, 20)
+    passes = counted(monkeypatch)
+    found = concrete(X, y, tol=1e-10)
+    assert sum(size == 150_000 for size, _ in passes) <= 4
+    assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+def test_a_bound_from_the_smallest_probabilities_holds(k):
+    X, y = made(3000, 6, k, seed=k)
+    Z = np.c_[(X - X.mean(axis=0)) / X.std(axis=0), np.ones(3000)]
+    rows = _passes.Rows(Z, 1 - 2 * y if k == 1 else y, None, k, False, True, None)
+    K, rng, tight = np.r_[np.full(6, 0.5), 0.0], np.random.default_rng(35), 0
+    theta = _sampled.newton(rows, K, 0.0, 100).theta
+    least = _passes.value(rows, theta) + _sampled.quadratic(K, theta)
+    far = np.argsort(np.linalg.norm(Z, axis=1))[-300:]  # rows that bend more than others
+    some = _conjugate.narrowed(rows._replace(X=Z[far], y=rows.y[far]), 10.0)
+    for bends in (_conjugate.narrowed(rows, 1.0), some):
+        for size in 10.0 ** rng.uniform(-5, 0.5, 60):
+            v = rng.normal(size=theta.shape) * size
+            at = theta + v - (v.mean(axis=1, keepdims=True) if k > 1 else 0)
+            now = _passes.at(rows, at)
+            g = now.g + K[:, None] * at
+            gap = now.f + _sampled.quadratic(K, at) - least
+            bound = _conjugate.concordance(bends, K, at, g, np.zeros_like(g))
+            assert bound >= gap * (1 - 1e-6) - 1e-12 * least
+            tight += bound < 300 * gap + 1e-9
+    assert tight > 30  # it is of use
+
+
+def test_a_fit_goes_on_where_its_end_is_not_proved_yet():
+    rng = np.random.default_rng(36)
+    X = rng.normal(size=(26_000, 20))
+    z = X @ rng.normal(size=(20, 6)) * 30
+    y = np.argmax(z + rng.gumbel(size=z.shape), axis=1)
+    found = concrete(X, y, 6, l2=1e-6, tol=1e-6)
+    assert found.certificate.suboptimality <= 1e-6 * found.certificate.objective

@@ -143,7 +143,9 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
         delta = -float(np.vdot(g, v))
         error = _sampled.rounding(rows.most, K, rows.norms, now.alpha, theta).reshape(-1)
         floor = float(error @ (np.abs(inverse) @ error))
-        bound = _sampled.proved(far, H, inverse, drift, g, error)
+        bound = _sampled.proved(
+            far * _sampled.norm_of(inverse, H), H, inverse, drift, g.reshape(-1, 1), error[:, None], k
+        )
         apart = free and now.growth == 0 < now.size
         # `floor` counts rounding at its worst: above 1e-16 f the steps go on for as long as they shrink.
         rest = delta <= min(floor, 1e-16 * f) or (delta < 1e-9 * f and delta >= before / 4)
@@ -237,8 +239,8 @@ def conjugate(rows: Batched, sample: Rows, C: N, K: N, numbers: Numbers, max_ste
     theta = started(sample, K, 1e-6, max_steps)
     rows.hold_labels()
     part = rounded_out(sample, C, theta)
-    narrow = _conjugate.narrowed(part)
-    found = _conjugate.descend(rows, 1.0, K, theta, part, narrow, 1.0, numbers.tol, 0.0, max_steps, None)
+    bends = _conjugate.narrowed(part, 1.0)._replace(proves=False)
+    found = _conjugate.descend(rows, rows, 1.0, K, theta, bends, numbers.tol, 0.0, max_steps, None)
     if found is None:
         now = _passes.full(rows, theta)
         g = now.g + K[:, None] * theta

@@ -224,7 +224,7 @@ def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) 
     """The rows with m and scale, from a sample where X is large and its offsets do not matter."""
     rows = Rows(X, y, s, k, soft, intercept, None)
     zero = np.zeros(X.shape[1])
-    if X.size > LARGE:
+    if X.size > (LARGE if X.shape[1] <= 400 else LARGE // 4):  # of few columns Z is used for the rank
         sample = X[:: max(1, len(X) // 4096)].astype(np.float64, copy=False)
         squares = np.einsum("ij,ij->j", sample, sample) / len(sample)
         scale, m = power_of_two(np.sqrt(squares)), np.ones(len(sample)) @ sample / len(sample)

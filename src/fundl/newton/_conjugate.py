@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fundl._precise import inverse_of_lower
-from fundl.newton import _passes
+from fundl.newton import _passes, _sampled
 from fundl.newton._passes import N, Rows, Source
-from fundl.newton._sampled import Found, Memory, quadratic, rank, rounding, sample
+from fundl.newton._sampled import SINGLE, Found, Memory, quadratic, rank, rounding, sample
 
 EPS = float(np.finfo(np.float64).eps)
 LITTLE = 5_000_000  # n d k up to which no sample is taken
@@ -34,10 +34,19 @@ class Curvature(NamedTuple):
         return np.concatenate([self.change @ v, r[D:]])
 
 
+class Bends(NamedTuple):
+    """The rows whose curvature serves."""
+
+    rows: Rows  # standardised, in float32
+    narrow: N  # their Z with columns of zeros up to a multiple of 16, for the speed of the products
+    times: float  # each stands for so many
+    proves: bool  # they are some of the rows themselves, so that their curvature is at most that of all
+
+
 class Model(NamedTuple):
     """The Hessian at a theta, from sampled rows, and what preconditions it."""
 
-    X: N  # (m, D), float32, with columns of zeros up to a multiple of 16, for the speed of the products
+    X: N  # (m, D), float32
     p: N  # (m, k), float32: probabilities of the classes, or the weighted curvature of a single logit
     s: N  # (m, 1), float32
     K: N  # (D, 1), float32
@@ -66,6 +75,12 @@ class Model(NamedTuple):
         if self.for_each:
             return (self.inverse @ np.ascontiguousarray(r.T)[:, :, None])[:, :, 0].T
         return self.inverse * r if self.inverse.shape[1] == 1 else self.inverse @ r
+
+    def promise(self, g: N) -> float:
+        """About g^T H^-1 g."""
+        size = float(np.linalg.norm(g))
+        r = padded(g / size)
+        return size * size * float(np.vdot(r, self.precondition(r)))
 
     def solve(self, g: N, accuracy: float) -> N:
         """H^-1 g by preconditioned conjugate gradients."""
@@ -108,13 +123,14 @@ def padded(A: N, fill: float = 0.0) -> N:
     return np.pad(A.astype(np.float32), [(0, more)] + [(0, 0)] * (A.ndim - 1), constant_values=fill)
 
 
-def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None, near: Curvature | None) -> Model:
+def model(bends: Bends, K: N, p: N, old: Model | None, near: Curvature | None) -> Model:
     """The model where the probabilities are p.
 
     The preconditioner of the old one serves again where that costs less than a new one: about D^3 + m D^2 for one
     matrix from m rows, against 4 n D k for a product, which is a fifth as fast. Where a matrix for each class is soon
     paid for, it takes a third to a half of the products.
     """
+    part, narrow, times, _ = bends
     s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
     each = (p * (1 - p) * s).astype(np.float32)
     mean = each.mean(axis=1, keepdims=True)
@@ -125,12 +141,11 @@ def model(part: Rows, narrow: N, times: float, K: N, p: N, old: Model | None, ne
     stride = max(1, n // GRAM)
     kept, curvature = near, mean
     if near is None and old is not None:
-        spent = 20 * n * old.spent[-1]
-        dear = spent > 3 * (D * D + n // stride * D)
-        if D > NARROW or spent * part.k <= D * D + n * D or (old.for_each and not dear):
-            kept = old.inverse
-        elif dear and 1 < part.k <= ENTRIES // D**2:
+        spent, build = 20 * n * old.spent[-1], D * D + n // stride * D
+        if D <= NARROW and spent > (9 if old.for_each else 3) * build and 1 < part.k <= ENTRIES // D**2:
             curvature = each
+        elif D > NARROW or old.for_each or spent * part.k <= (1 if part.k == 1 else 3) * build:
+            kept = old.inverse
     if kept is not None:
         return Model(narrow, p, s.astype(np.float32), K[:, None], kept, [])
     if D <= NARROW:
@@ -157,77 +172,136 @@ class Levelled(NamedTuple):
     theta: N
     f: float
     left: float  # of the gradient in b
-    moved: float  # norm2 of the change of dL/dz
+    moved: N  # norm2 of the change of dL/dz, for each class (k,)
 
 
-def level(rows: Source, K: N, theta: N, z: N) -> Levelled:
-    """Newton's method in b alone, which needs no pass over X."""
-    f, before, p = _passes.loss(rows, z)
-    b, a = np.zeros(rows.k), before
-    for _ in range(4 if rows.intercept else 0):
-        if np.abs(a.sum(axis=0)).sum() <= EPS * np.abs(a).sum():
+def level(rows: Source, K: N, theta: N, z: N, enough: float = 0.0) -> Levelled:
+    """Newton's method in b alone, until the gradient in b is at most `enough` f; it needs no pass over X."""
+    n, k = z.shape
+    b, change, before, H = np.zeros(k), np.full(k, np.inf), np.empty_like(z), np.eye(k)
+    step = _passes.rows_of_block(0, k)
+    for turn in range(5):
+        bends = np.abs(change).max() > 1e-3  # the Hessian is another
+        f, square, slope, size, curvature = 0.0, np.zeros(k), np.zeros(k), 0.0, np.zeros((k, k))
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            s = None if rows.s is None else rows.s[part]
+            block = Rows(z[part], rows.y[part], s, k, rows.soft, rows.intercept, None)  # its X is not asked for
+            L, a, p = _passes.loss(block, z[part] + b, bends)
+            if turn == 0:
+                before[part] = a
+            if bends:
+                weighted = p if s is None else p * s[:, None]
+                curvature += np.diag(weighted.sum(axis=0)) - weighted.T @ p
+            away = a - before[part]
+            f, square, slope = f + L, square + np.einsum("nk,nk->k", away, away), slope + a.sum(axis=0)
+            size += float(np.abs(a).sum())
+        left = float(np.abs(slope).sum() + EPS * size) * rows.intercept
+        if left <= max(2 * EPS * size, enough * f) or turn == 4:
             break
-        weighted = p if rows.s is None else p * rows.s[:, None]
-        H = np.diag(weighted.sum(axis=0)) - weighted.T @ p
-        if rows.k > 1:
-            H += H.diagonal().max() / rows.k
-        b = b - np.linalg.solve(H, a.sum(axis=0))
-        f, a, p = _passes.loss(rows, z + b)
+        if bends:
+            H = curvature + (curvature.diagonal().max() / k if k > 1 else 0.0)
+        change = -np.linalg.solve(H, slope)
+        b = b + change
     theta = np.concatenate([theta[:-1], theta[-1:] + b])
-    left = float(np.abs(a.sum(axis=0)).sum() + EPS * np.abs(a).sum()) if rows.intercept else 0.0
-    return Levelled(theta, f + quadratic(K, theta), left, float(np.linalg.norm(a - before)))
+    return Levelled(theta, f + quadratic(K, theta), left, np.sqrt(square))
+
+
+def height(z: N) -> float:
+    """At least what a logit's distance from the minimum's intercept is worth, for a part of the gradient in b."""
+    return float(np.abs(z).max()) * (1 if z.shape[1] == 1 else 2) + 1
 
 
 def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled) -> float:
     """The bound of `_subspace.strong_convexity`: the gradient in w has moved by norm2 of z_j times that of dL/dz."""
     u = (np.abs(g) + error + (at.moved + at.left) * norms[:, None])[:-1]
-    reach = float(np.abs(z).max()) * (1 if z.shape[1] == 1 else 2) + 1
-    return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * reach
+    return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * height(z)
+
+
+def concordance(bends: Bends, K: N, theta: N, g: N, error: N) -> float:
+    """The bound of `_sampled.proved`: each row bends by the smallest of its probabilities at least, in all classes.
+
+    For theta whose classes sum to zero, as g's do: v^T (diag(p) - p p^T) v >= min(p) v^T v for v that sums to zero.
+    """
+    part = bends.rows
+    p = _passes.at(part, theta).p
+    c = (p * (1 - p))[:, 0] if part.k == 1 else p.min(axis=1)
+    H = _passes.weighted_gram(part.X, c if part.s is None else c * part.s).astype(np.float64)
+    H.flat[:: len(H) + 1] += K
+    if not part.intercept:
+        H[-1, -1] += 1.0
+    H.flat[:: len(H) + 1] += H.diagonal() == 0
+    inverse, step = np.linalg.inv(H), _passes.rows_of_block(len(H), part.k)
+    far = 0.0
+    for start in range(0, len(part.y), step):
+        X = part.X[start : start + step]
+        far = max(far, float(np.einsum("ij,ij->i", X, X @ inverse.astype(np.float32)).max()))
+    return _sampled.proved(far, H, inverse, 0.0, g, error, part.k, float(np.finfo(np.float32).eps))
 
 
 def hopeful(K: N, g: N) -> float:
     """About what `proved` will be."""
-    u = np.abs(g[:-1]) + np.abs(g[-1]).max()
+    u = np.abs(g[:-1]) + np.abs(g[-1])
     return float(np.sum(u * u / (2 * K[:-1, None])))
 
 
-def ended(rows: Source, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps: int, at_rest: bool) -> Found:
+def ended(
+    rows: Source, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps: int, at_rest: bool, tol: float = 0.0
+) -> Found:  # fmt: skip
     """With the best intercepts, and the proof."""
-    at = level(rows, K, theta, now.z)
+    at = level(rows, K, theta, now.z, 0.01 * tol / height(now.z))
     bound = proved(K, norms, now.z, g, rounding(rows.most, K, norms, now.alpha, theta), at)
     return Found(at.theta, at.f, np.append(g[:-1], 0 * g[-1:], axis=0), bound, steps, at_rest, None, None, norms=norms)
 
 
 def descend(
-    rows: Source, weight: float, K: N, theta: N, part: Rows, narrow: N, times: float, tol: float, enough: float,
+    rows: Source, coarse: Source, weight: float, K: N, theta: N, bends: Bends, tol: float, enough: float,
     max_steps: int, near: Curvature | None,
 ) -> Found | None:  # fmt: skip
-    """From theta to the minimum over `rows`, with the curvature of `part`; enough > 0: only to delta <= enough f."""
-    same = rows is part
+    """From theta to the minimum over `rows`, with the curvature of `bends`; enough > 0: only to delta <= enough f.
+
+    Passes are over `coarse`, the same in float32 if there is such a thing, up to the last steps.
+    """
+    part, same = bends.rows, coarse is bends.rows
+    cheap = len(part.y) * len(K) <= 10 * len(rows.y) * rows.k  # beside a step
+    weak = bends.times if bends.proves and cheap else np.inf  # how weak the proof by `concordance` may be
     if rows.k > 1:
         theta = theta - theta.mean(axis=1, keepdims=True)  # the steps sum to zero too
-    norms = rows.column_norms()
-    now = _passes.full(rows, theta)
-    memory, current, steps, before = Memory(), None, 0, np.inf
+    norms = rows.column_norms() if enough == 0 else np.zeros(len(K))  # far from where rounding counts
+    now = _passes.full(coarse, theta)
+    memory, current, steps, before, earlier = Memory(), None, 0, np.inf, np.inf
     while True:
         g = weight * now.g + K[:, None] * theta
         f = weight * now.f + quadratic(K, theta)
         last = steps >= max_steps
-        if enough == 0 and (last or hopeful(K, g) <= tol * f):
-            found = ended(rows, K, norms, theta, now, g, steps, False)
+        if enough == 0 and coarse is rows and current is not None and weak * current.promise(g) <= tol * f:
+            bound = concordance(bends, K, theta, g, rounding(rows.most, K, norms, now.alpha, theta))
+            if bound <= tol * f:
+                return Found(theta, f, g, bound, steps, False, None, None, norms=norms)
+        if enough == 0 and coarse is rows and (last or hopeful(K, g) <= tol * f):
+            found = ended(rows, K, norms, theta, now, g, steps, False, tol)
             if last or found.bound <= tol * found.f:
                 return found
         if current is None or same:
             p = (now.p if len(now.p) else _passes.loss(rows, now.z)[2]) if same else _passes.at(part, theta).p
-            current = model(part, narrow, times, K, p, current, near)
+            current = model(bends, K, p, current, near)
         # Far out an inexact step does as well; later each costs a pass over all rows.
-        accuracy = 0.2 if before > 0.1 * f else 0.02
+        accuracy = 0.2 if before > 0.1 * f else min(max(before / earlier, 0.02), 0.2)
         v = -memory.times(functools.partial(current.solve, accuracy=accuracy), g)
         delta = -float(np.vdot(g, v))
         if not delta >= -EPS * f:  # less is more than rounding can do
             return None
-        if last or (enough > 0 and delta <= enough * f):
+        if enough > 0 and (last or delta <= enough * f):
             return Found(theta, f, g, np.inf, steps, False, None, None)
+        noise = 1e-9 if coarse is rows else 1e-6
+        if enough == 0 and coarse is not rows:
+            left = min(delta / SINGLE, min(hopeful(K, g), 8 * weak * delta) / max(tol, 1e-300)) / f
+            now_or_never = left <= 1 or delta > before / 2 or last
+            if now_or_never or left * delta <= min(before, f):
+                coarse = rows
+            if now_or_never:
+                now = _passes.full(rows, theta)
+                continue
         if delta < 1e-16 * f:
             error = rounding(rows.most, K, norms, now.alpha, theta)
             floor = float(np.vdot(error, np.abs(current.precondition(padded(error))[: len(K)])))
@@ -236,39 +310,40 @@ def descend(
                 return ended(rows, K, norms, theta, now, g, steps, True)
         t = 1.0
         while True:
-            trial = _passes.full(rows, theta + t * v)
-            if weight * trial.f + quadratic(K, theta + t * v) <= f - 0.1 * t * delta or delta <= 1e-9 * f:
+            trial = _passes.full(coarse, theta + t * v)
+            if weight * trial.f + quadratic(K, theta + t * v) <= f - 0.1 * t * delta or delta <= noise * f:
                 break
             t /= 4
             if t < 1e-6:
                 return None
         if not same:
             memory.add(t * v, weight * trial.g + K[:, None] * (theta + t * v) - g)
-        theta, now, steps, before = theta + t * v, trial, steps + 1, delta
+        theta, now, steps, before, earlier = theta + t * v, trial, steps + 1, delta, before
 
 
 def minimise(rows: Rows, K: N, tol: float, max_steps: int, theta: N, near: Curvature | None = None) -> Found | None:
     """From theta: first on a sample where there are many rows, then on all."""
     n, d = len(rows.y), rows.X.shape[1]
     if n * d * rows.k <= LITTLE or n < 20 * d * rows.k:
-        found = descend(rows, 1.0, K, theta, rows, narrowed(rows), 1.0, tol, 0.0, max_steps, near)
+        bends = narrowed(rows, 1.0)
+        found = descend(rows, bends.rows, 1.0, K, theta, bends, tol, 0.0, max_steps, near)
     else:
-        part, times = sample(rows, n // 8)
-        narrow = narrowed(part)
-        begun = descend(part, times, K, theta, part, narrow, times, 0.0, 1e-3, max_steps, near)
+        bends = narrowed(*sample(rows, n // 8))
+        begun = descend(bends.rows, bends.rows, bends.times, K, theta, bends, 0.0, 1e-3, max_steps, near)
         if begun is None:
             return None
-        found = descend(rows, 1.0, K, begun.theta, part, narrow, times, tol, 0.0, max_steps, near)
+        coarse = rows.single() if rows.held_in_single else rows
+        found = descend(rows, coarse, 1.0, K, begun.theta, bends, tol, 0.0, max_steps, near)
     if found is None or d > 400 or rows.scale is not None:
         return found
     s = np.ones(n) if rows.s is None else rows.s
     return found._replace(rank=rank(_passes.weighted_gram(rows.X, s), rows.intercept, True))
 
 
-def narrowed(rows: Rows) -> N:
-    """Z in float32, with columns of zeros up to a multiple of 16."""
+def narrowed(rows: Rows, times: float) -> Bends:
+    """The rows, each of which stands for so many."""
     D = rows.X.shape[1] + (rows.scale is not None)
     narrow = np.zeros((len(rows.y), D + (-D % 16 if D > 64 else 0)), np.float32)
     for part, block in rows.blocks():
         narrow[part, :D] = block.some(slice(None)).X
-    return narrow
+    return Bends(rows.single()._replace(X=narrow[:, :D], scale=None), narrow, times, True)

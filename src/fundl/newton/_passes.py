@@ -65,6 +65,11 @@ class Rows(NamedTuple):
         y, s = (None if v is None or v.dtype.kind in "iu" else v.astype(np.float32) for v in (self.y, self.s))
         return self._replace(y=self.y if y is None else y, s=s, dtype=np.float32)
 
+    @property
+    def held_in_single(self) -> bool:
+        """A pass in float32 reads the data as they are."""
+        return self.X.dtype == np.float32 and self.scale is not None and within_single(self.scale)
+
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
         """Blocks that stay in the cache, scaled where they are used; one is gone when the next is there."""
         n, step = len(self.y), rows_of_block(self.X.shape[1], self.k)
@@ -117,16 +122,13 @@ def logits(rows: Rows, theta: N) -> N:
     v = theta if rows.scale is None else np.append(theta[:-1] / rows.scale[:, None], theta[-1:], axis=0)
     v = v.astype(rows.X.dtype, copy=False)
     w = v if rows.scale is None else v[:-1]
-    if rows.k == 1:
-        z = (rows.X @ w[:, 0])[:, None]
-    else:
-        z = (w.T @ rows.X.T).T if rows.k <= FEW else rows.X @ w
+    z = (w.T @ rows.X.T).T if rows.k <= FEW else rows.X @ w
     return z if rows.scale is None else z + v[-1]
 
 
 def back(rows: Rows, alpha: N) -> N:
     """Z^T alpha (D, k)."""
-    g = (alpha[:, 0] @ rows.X)[:, None] if rows.k == 1 else rows.X.T @ alpha
+    g = rows.X.T @ alpha
     if rows.scale is None:
         return g
     return np.concatenate([g / rows.scale[:, None], alpha.sum(axis=0, keepdims=True) * rows.intercept])
@@ -246,11 +248,12 @@ def weighted_gram(X: N, c: N) -> N:
     if not (n * D > 1 << 16 and c.min() >= 0):
         return X.T @ (c[:, None] * X)
     root, step = np.sqrt(c)[:, None], rows_of_block(D, 1)
-    room, G = np.empty((min(step, n), D), np.result_type(X, c)), 0.0
+    room = np.empty((min(step, n), D), np.result_type(X, c))
+    G = np.zeros((D, D), room.dtype)
     for start in range(0, n, step):
         part = X[start : start + step]
         R = np.multiply(part, root[start : start + step], out=room[: len(part)])
-        G = G + R.T @ R
+        G += R.T @ R
     return G
 
 

@@ -16,6 +16,7 @@ from fundl.newton._passes import N, Pass, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
 PART = 5 << 20  # entries of the rows whose Hessian is formed, at most where they are enough
+SINGLE = 1e-10  # of f, below which what a step promises is more than rounding to float32 may do
 MEMORY = 40  # pairs of steps and gradients that correct the sampled Hessian
 
 
@@ -156,24 +157,42 @@ def rounding(most: float, K: N, norms: N, alpha: float, theta: N) -> N:
     return 8 * EPS * (norms[:, None] * (alpha + z) + K[:, None] * np.abs(theta))
 
 
-def enlarged(rows: Rows, start: Near, first: int, m: int, K: N) -> tuple[N, Rows, float, N]:
-    """From the minimum of `first` rows to near that of m: theta, those rows, their weight and their Hessian there.
+class Local(NamedTuple):
+    """The Hessian of some rows at a theta, and the inverse of what that of all rows is taken to be."""
+
+    part: Rows
+    times: float  # each of them stands for so many
+    theta: N
+    H: N  # without weight and penalty
+    inverse: N
+
+
+def local(part: Rows, times: float, theta: N, K: N, p: N | None = None) -> Local:
+    """With probabilities p, if they are known."""
+    H = _passes.hessian(part, _passes.at(part, theta).p if p is None else p)
+    return Local(part, times, theta, H, np.linalg.inv(regular(times * H, K, part)))
+
+
+def enlarged(rows: Rows, theta: N, first: int, m: int, K: N) -> Local | None:
+    """From the minimum of `first` rows to near that of m.
 
     Ever more rows, with a step for each number: it leaves the square of what was missing, and that was the larger the
-    fewer the rows.
+    fewer the rows. Where it does not help, what they tell is too sure of itself, and theta starts anew.
     """
-    theta = start.theta
     while True:
         first = m if 32 * first > m else 16 * first
         part, weight = sample(rows, first)
         now = _passes.at(part, theta)
-        H = _passes.hessian(part, now.p)
-        g = weight * now.g + K[:, None] * theta
-        after = theta - np.linalg.solve(regular(weight * H, K, rows), g.reshape(-1)).reshape(g.shape)
+        near = local(part, weight, theta, K, now.p)
+        after = theta - flat_times(near.inverse, weight * now.g + K[:, None] * theta)
         trial = _passes.at(part, after)
-        lower = weight * trial.f + quadratic(K, after) < weight * now.f + quadratic(K, theta)
-        if first == m or not lower:
-            return (after, part, weight, _passes.hessian(part, trial.p)) if lower else (theta, part, weight, H)
+        if not weight * trial.f + quadratic(K, after) < weight * now.f + quadratic(K, theta):
+            found = approach(part, weight, K, 1e-2, 40)
+            if found is None:
+                return None
+            after, trial = found.theta, found.now
+        if first == m:
+            return local(part, weight, after, K, trial.p)
         theta = after
 
 
@@ -186,55 +205,53 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     begun = approach(start, weight, K, 1e-3 if small else 3e-4, min(40, max_steps))
     if begun is None:
         return None
-    theta, now, steps, known = begun.theta, begun.now, begun.steps, begun.rank
-    part, times, H, formed = start, weight, begun.H, begun.formed
+    theta, now, steps, coarse = begun.theta, begun.now, begun.steps, rows
     # One logit's Hessian keeps its accuracy in float32: p, that of the error, may be small but is hardly ever near 1.
     single = rows.single() if k == 1 and not rows.soft else rows
-    in_single = rows.X.dtype == np.float32 and rows.scale is not None and _passes.within_single(rows.scale)
-    coarse = rows.single() if in_single else rows
-    if not small:
-        m = max(40 * size, min(n // 4, PART // len(K)))
-        theta, part, times, H = enlarged(single, begun, len(start.y), m, K)
-        formed, now = theta, _passes.full(coarse, theta)
-    inverse = np.linalg.inv(regular(times * H, K, rows))
+    if small:
+        near = Local(start, weight, begun.formed, begun.H, np.linalg.inv(regular(weight * begun.H, K, rows)))
+    else:
+        near = enlarged(single, theta, len(start.y), max(40 * size, min(n // 4, PART // len(K))), K)
+        if near is None:
+            return None
+        coarse = rows.single() if rows.held_in_single else rows
+        theta, now = near.theta, _passes.full(coarse, near.theta)
     norms = rows.column_norms()
     memory, refreshed, before, last = Memory(), 0, np.inf, False
     while True:
         g = now.g + K[:, None] * theta
         f = now.f + quadratic(K, theta)
-        v = -memory.times(functools.partial(flat_times, inverse), g)
+        v = -memory.times(functools.partial(flat_times, near.inverse), g)
         delta = -float(np.vdot(g, v))
         if not np.isfinite(delta):
             return None
         noise = 1e-9 if coarse is rows else 1e-6
         if coarse is not rows:  # passes in float32, up to the last steps
-            left = delta * times / max(tol / 2 * f, 1e-8 * f)
-            if left <= 1 or left * delta <= min(before, f) or steps >= max_steps:
+            left = min(delta / SINGLE, delta * near.times / max(tol / 2, 1e-300)) / f
+            now_or_never = left <= 1 or delta > before / 2 or steps >= max_steps
+            if now_or_never or left * delta <= min(before, f):
                 coarse = rows
-                if left <= 1 or steps >= max_steps:
-                    now = _passes.full(rows, theta)
-                    continue
-        enough = delta * times <= tol * f / 2 or steps >= max_steps
-        if enough or delta < 1e-16 * f:
-            error = rounding(rows.most, K, norms, now.alpha, theta).reshape(-1)
-            floor = float(error @ (np.abs(inverse) @ error))
+            if now_or_never:
+                now = _passes.full(rows, theta)
+                continue
+        if delta * near.times <= tol * f / 2 or delta < 1e-16 * f or steps >= max_steps:
+            error = rounding(rows.most, K, norms, now.alpha, theta)
+            floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
             # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
             at_rest = (last and delta >= before / 4) or delta <= 0
-            if at_rest or enough:
-                break
+            if at_rest or delta * near.times <= tol * f / 2 or steps >= max_steps:
+                ended, bound = proof(rows, near, K, theta, g, error)
+                if at_rest or free or bound <= tol * f or steps >= max_steps:
+                    break
             if delta <= floor / 4 and not last:
-                H = _passes.hessian(part, _passes.at(part, theta).p)
-                inverse, formed, memory = np.linalg.inv(regular(times * H, K, rows)), theta, Memory()
-                last, before = True, np.inf
+                near, memory, last, before = local(near.part, near.times, theta, K), Memory(), True, np.inf
                 continue
         if not last and (delta > before / 2 or steps % 20 == 19):  # the sample is too small
             refreshed += 1
             if refreshed > 3:
                 return None
-            part, times = sample(single, min(n, 8 * len(part.y)))
-            H = _passes.hessian(part, _passes.at(part, theta).p)
-            inverse, formed, memory, before = np.linalg.inv(regular(times * H, K, rows)), theta, Memory(), np.inf
-            steps += 1
+            near = local(*sample(single, min(n, 8 * len(near.part.y))), theta, K)
+            memory, before, steps = Memory(), np.inf, steps + 1
             continue
         t = 1.0
         while True:
@@ -247,18 +264,25 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
                 return None
         memory.add(t * v, trial.g + K[:, None] * after - g)
         theta, now, steps, before = after, trial, steps + 1, delta
-    drift = spread(_passes.logits(part, theta - formed))
-    if free or drift > 0.3:
-        part = rows.some(slice(None)) if free else part
-        H, drift = _passes.hessian(part, _passes.at(part, theta).p), 0.0
-    lower = regular(H, K, rows)
-    inverse = inverse if times == 1 and not free and drift else np.linalg.inv(lower)
-    bound = proved(reach(part, curvatures(lower, k)), lower, inverse, drift, g, error, np.finfo(part.X.dtype).eps)
     if free and not bound < np.inf:
         return None
-    sure = known == len(K) - 1 or len(start.y) == n
-    C = covariance(inverse, k) if free else None
-    return Found(theta, f, g, bound, steps, bool(at_rest), known if sure else None, C, norms=norms)
+    sure = begun.rank == len(K) - 1 or len(start.y) == n
+    C = covariance(ended.inverse, k) if free else None
+    return Found(theta, f, g, bound, steps, bool(at_rest), begun.rank if sure else None, C, norms=norms)
+
+
+def proof(rows: Rows, near: Local, K: N, theta: N, g: N, error: N) -> tuple[Local, float]:
+    """The bound of f - f* and the Hessian it comes from; without a penalty that of all rows, for the covariance."""
+    drift = spread(_passes.logits(near.part, theta - near.theta))
+    if not K.any():
+        near, drift = local(rows.some(slice(None)), 1.0, theta, K), 0.0
+    elif drift > 0.3:
+        near, drift = local(near.part, near.times, theta, K), 0.0
+    lower = regular(1.0 * near.H, K, rows)
+    inverse = near.inverse if near.times == 1 else np.linalg.inv(lower)
+    far = reach(near.part, curvatures(lower, rows.k)) * norm_of(inverse, lower)
+    eps = float(np.finfo(near.part.X.dtype).eps)
+    return near, proved(far, lower, inverse, drift, g.reshape(-1, 1), error.reshape(-1, 1), rows.k, eps)
 
 
 def curvatures(H: N, k: int) -> N:
@@ -271,17 +295,24 @@ def reach(rows: Rows, units: N) -> float:
     return max(float(np.max((block.X * block.X) @ (1 / units).astype(block.X.dtype))) for _, block in rows.blocks())
 
 
-def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N, eps: float = EPS) -> float:
-    """The bound of `_dense.finish`, from this Hessian, of products in eps, and the `reach` of its rows in `curvatures`."""
-    flat, root = g.reshape(-1), np.sqrt(H.diagonal())
-    norm_inverse = float(np.linalg.norm(inverse * root[:, None] * root))
-    lost = 4 * len(flat) * eps * norm_inverse  # of the Hessian, in its rounding
+def norm_of(inverse: N, H: N) -> float:
+    """At least norm2 of the inverse of H in the units in which the diagonal of H is 1."""
+    root = np.sqrt(H.diagonal())
+    return float(np.linalg.norm(inverse * root[:, None] * root))
+
+
+def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N, k: int, eps: float = EPS) -> float:
+    """The bound of `_dense.finish`, from this Hessian, of products in eps, and far, max_i x_i^T H^-1 x_i of its rows.
+
+    H (m, m) may be for each column of g and error, (m, 1) or (m, k), the same.
+    """
+    lost = 4 * len(H) * eps * norm_of(inverse, H)  # of the Hessian, in its rounding
     if not (lost < 0.5 and drift < 1):
         return np.inf
     widened = np.exp(drift) / (1 - lost)
-    decrement = np.sqrt(abs(float(flat @ (inverse @ flat)))) + np.sqrt(float(error @ (np.abs(inverse) @ error)))
+    decrement = np.sqrt(abs(float(np.vdot(g, inverse @ g)))) + np.sqrt(float(np.vdot(error, np.abs(inverse) @ error)))
     decrement *= np.sqrt(2 * widened)
-    u = decrement * np.sqrt(far * (1 if g.shape[1] == 1 else 2) * norm_inverse * widened)
+    u = decrement * np.sqrt(far * (1 if k == 1 else 2) * widened)
     return decrement**2 / 2 / (1 - u) if u < 0.9 else np.inf
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fundl.newton import _passes
 from fundl.newton._passes import N, Pass, Rows
-from fundl.newton._sampled import Found, proved, quadratic, rank, reach, regular, rounding, sample, spread
+from fundl.newton._sampled import Found, norm_of, proved, quadratic, rank, reach, regular, rounding, sample, spread
 
 EPS = float(np.finfo(np.float64).eps)
 FEW = 64  # columns that are all taken
@@ -185,7 +185,7 @@ def concordance(rows: Rows, K: N, c: N, norms: N, now: Pass, theta: N, g: N) -> 
     except np.linalg.LinAlgError:
         return np.inf
     error = rounding(rows.most, K, norms, now.alpha, theta)[:, 0] + 8 * EPS * c
-    return proved(reach(rows, H.diagonal()), H, inverse, 0.0, g, error)
+    return proved(reach(rows, H.diagonal()) * norm_of(inverse, H), H, inverse, 0.0, g, error[:, None], 1)
 
 
 def known_rank(rows: Rows) -> int | None:
