@@ -12,7 +12,7 @@ import numpy as np
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Linear
 from fundl.newton import _conjugate, _passes, _sampled, _working_set
-from fundl.newton._passes import LARGE, N, Rows, Source
+from fundl.newton._passes import EPS32, LARGE, N, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
 DENSE = {True: 400, False: 150}  # of k == 1: rows of a Hessian that is formed
@@ -303,7 +303,7 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         change[-1] -= change[-1].mean() if k > 1 else 0.0
         # f* <= f(theta - t change) <= f - t g^T change + t^2 c for any t: so that adds at most 2 sqrt(bound c) + c.
         c = _bend(rows, found.norms, change, numbers.l2 / scale**2) if numbers.l1 == 0 else np.inf
-        if 2 * np.sqrt(bound * c) + c <= 1e-9 * f:  # less than the dtype can tell
+        if 2 * np.sqrt(bound * c) + c <= max(1e-9, min(numbers.tol, EPS32) / 4) * f:  # less than the dtype can tell
             bound = (np.sqrt(bound) + np.sqrt(c)) ** 2
         else:
             rounded = _passes.value(rows, theta) + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))

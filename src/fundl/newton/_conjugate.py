@@ -344,6 +344,6 @@ def narrowed(rows: Rows, times: float) -> Bends:
     """The rows, each of which stands for so many."""
     D = rows.X.shape[1] + (rows.scale is not None)
     narrow = np.zeros((len(rows.y), D + (-D % 16 if D > 64 else 0)), np.float32)
-    for part, block in rows.blocks():
+    for part, block in (rows.single() if rows.held_in_single else rows).blocks():
         narrow[part, :D] = block.some(slice(None)).X
     return Bends(rows.single()._replace(X=narrow[:, :D], scale=None), narrow, times, True)
