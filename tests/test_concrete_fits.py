@@ -432,11 +432,11 @@ def test_a_sample_that_grows_leaves_few_passes_over_all_rows(monkeypatch):
     assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 7])
+@pytest.mark.parametrize("k", [2, 3, 7])
 def test_a_bound_from_the_smallest_probabilities_holds(k):
     X, y = made(3000, 6, k, seed=k)
     Z = np.c_[(X - X.mean(axis=0)) / X.std(axis=0), np.ones(3000)]
-    rows = _passes.Rows(Z, 1 - 2 * y if k == 1 else y, None, k, False, True, None)
+    rows = _passes.Rows(Z, y, None, k, False, True, None)
     K, rng, tight = np.r_[np.full(6, 0.5), 0.0], np.random.default_rng(35), 0
     theta = _sampled.newton(rows, K, 0.0, 100).theta
     least = _passes.value(rows, theta) + _sampled.quadratic(K, theta)
@@ -445,7 +445,7 @@ def test_a_bound_from_the_smallest_probabilities_holds(k):
     for bends in (_conjugate.narrowed(rows, 1.0), some):
         for size in 10.0 ** rng.uniform(-5, 0.5, 60):
             v = rng.normal(size=theta.shape) * size
-            at = theta + v - (v.mean(axis=1, keepdims=True) if k > 1 else 0)
+            at = theta + v - v.mean(axis=1, keepdims=True)
             now = _passes.at(rows, at)
             g = now.g + K[:, None] * at
             gap = now.f + _sampled.quadratic(K, at) - least
@@ -462,3 +462,85 @@ def test_a_fit_goes_on_where_its_end_is_not_proved_yet():
     y = np.argmax(z + rng.gumbel(size=z.shape), axis=1)
     found = concrete(X, y, 6, l2=1e-6, tol=1e-6)
     assert found.certificate.suboptimality <= 1e-6 * found.certificate.objective
+
+
+def test_a_bound_from_probabilities_that_float32_takes_for_0_is_infinite():
+    y = np.repeat(np.arange(24), 50)
+    Z = np.c_[100.0 * (y - 11.5), np.ones(len(y))]
+    rows = _passes.Rows(Z, y, None, 24, False, True, None)
+    theta = np.c_[np.arange(24) - 11.5, -50 * (np.arange(24) - 11.5) ** 2].T
+    K, g = np.array([1e-3, 0.0]), np.full((2, 24), 1e-6)
+    assert _passes.probabilities(rows, theta).min(axis=1).max() < 1e-60
+    with np.errstate(under="ignore"):
+        assert _conjugate.concordance(_conjugate.narrowed(rows, 1.0), K, theta, g, 0 * g) == np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64, np.int64])
+def test_classes_may_be_integers_of_any_size(dtype):
+    X, y = made(9000, 3, 5)
+    right, found = concrete(X, y, 5), concrete(X, y.astype(dtype), 5)
+    np.testing.assert_array_equal(found.params.w, right.params.w)
+
+
+@pytest.mark.parametrize("shape", [(2600, 450), (600, 90)])
+def test_a_start_with_many_columns_has_the_inverse_of_the_penalised_hessian(shape):
+    X, y = made(*shape, 2)
+    fit = concrete(X, y, 2)
+    start = newton.start_from(fit.params, X, y, k=2, l2=1.0, weights=None, intercept=True, fits=50)
+    Z = np.c_[(X - start.inverse.m) / start.inverse.scale, np.ones(len(X))]
+    rows = _passes.Rows(Z, y, None, 2, False, True, None)
+    K = np.append(1 / start.inverse.scale**2, 0.0)
+    theta = np.r_[fit.params.w * start.inverse.scale[:, None], (fit.params.b + start.inverse.m @ fit.params.w)[None]]
+    H = _sampled.regular(_passes.hessian(rows, _passes.probabilities(rows, theta)), K, rows)
+    r = np.random.default_rng(37).normal(size=(len(H), 5))
+    np.testing.assert_allclose(H @ (start.inverse.matrix @ r), r, atol=1e-2 * np.abs(r).max())
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-24])
+def test_a_column_whose_penalty_float32_does_not_hold_is_not_called_converged_at_0(size):
+    X, y = made(300, 500)
+    found = lr.fit(X * np.where(np.arange(500) == 3, size, 1.0), y, l2=1.0)
+    best = concrete(X * np.where(np.arange(500) == 3, 0.0, 1.0), y)
+    if size == 1e-10 or found.status == Status.converged:
+        np.testing.assert_allclose(found.certificate.objective, best.certificate.objective, rtol=1e-9)
+    assert concrete(np.zeros((600, 450)), np.arange(600) % 2).status == Status.converged  # at 0, where the slope is 0
+
+
+@pytest.mark.parametrize("kind", ["ones", "dummies", "twice", "near"])
+@pytest.mark.parametrize("tol", [0.0, 1e-6])
+def test_dependent_columns_of_many_rows_are_proved_in_float64(kind, tol):
+    X, y = made(150_000, 8)
+    rng = np.random.default_rng(38)
+    more = {
+        "ones": np.ones((len(X), 1)),
+        "dummies": np.eye(3)[rng.integers(0, 3, len(X))],
+        "twice": X[:, :1],
+        "near": X[:, :1] + 1e-4 * rng.normal(size=(len(X), 1)),
+    }[kind]
+    found = concrete(np.c_[X, more], y, l2=1e-2, tol=tol)
+    assert found.status == Status.converged
+    assert found.certificate.suboptimality <= (tol or 1e-10) * found.certificate.objective
+
+
+@pytest.mark.parametrize("weight", [1e-50, 1e-30, 1e30])
+def test_weights_that_float32_does_not_hold(weight):
+    X, y = made(120_000, 10)
+    found, right = concrete(X, y, l2=weight, weights=np.full(len(X), weight)), concrete(X, y)
+    np.testing.assert_allclose(found.params.w, right.params.w, rtol=1e-9)
+
+
+def test_a_step_that_is_too_long_is_cut_where_the_line_is_lowest():
+    X, y = made(400, 3, 3)
+    rows = _passes.Rows(np.c_[X, np.ones(400)], y, None, 3, False, True, None)
+    K, theta = np.r_[np.ones(3), 0.0], np.zeros((4, 3))
+    now = _passes.at(rows, theta)
+    step = -0.0016 * now.g
+
+    def f(t):
+        return _passes.value(rows, theta + t * step) + _sampled.quadratic(K, theta + t * step)
+
+    lengths = np.linspace(0.1, 0.5, 2001)
+    best = lengths[np.argmin([f(t) for t in lengths])]
+    assert 0.12 < best < 0.48
+    t = _conjugate.shorter(rows, 1.0, K, now.z, _passes.logits(rows, theta + step), theta, step)
+    assert abs(t - best) <= 0.4 / 32 + 1e-3

@@ -125,7 +125,7 @@ def start_from(
     with np.errstate(all="ignore"):
         rows, m, scale = _standardised(data, labels, s, k, soft, intercept)
         p = _passes.at(rows, _theta(params, m, scale, k, intercept)).p
-        narrow = rows.single()._replace(X=rows.X.astype(np.float32))
+        narrow = rows.single().some(slice(None))
         H = _sampled.regular(_passes.hessian(narrow, p.astype(np.float32)), np.append(l2 / scale**2, 0.0), rows)
         H.flat[:: len(H) + 1] *= 1 + 1e-6  # what float32 leaves of it is positive
         try:
@@ -184,6 +184,7 @@ def plain(X: Any, y: Any, weights: Any, k: int | None) -> tuple[N, N, N | None] 
         good = np.all((y >= 0) & (y <= 1))
     else:
         good = y.dtype.kind in "iu" and np.all(y >= 0)
+        y = y.astype(np.int64, copy=False) if good else y  # products with it are to be right
     return (X, y, s) if good else None
 
 

@@ -1,9 +1,10 @@
 """Newton's method on concrete rows for many columns or classes: Hessians are only multiplied by vectors, in float32.
 
-The gradient stays in float64 and is that of all rows, so nothing of the sample or of float32 is left in the minimum.
+At the end the gradient is in float64 and that of all rows: nothing of the sample or of float32 is left in the minimum.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -86,18 +87,21 @@ class Model(NamedTuple):
         """H^-1 g by preconditioned conjugate gradients."""
         if g.shape[1] > 1:  # the same for all classes is rounding alone, and H hardly bends there
             g = g - g.mean(axis=1, keepdims=True)
+        self.spent.append(0)
         size = float(np.linalg.norm(g))
+        if size == 0:
+            return np.zeros_like(g)
         r = padded(g / size)
         x = np.zeros_like(r)
         y = self.precondition(r)
         d, rho = y, float(np.vdot(r, y))
         first = rho
-        self.spent.append(0)
         for _ in range(MOST):
             self.spent[-1] += 1
             Hd = self.times(d)
             curve = float(np.vdot(d, Hd))
             if not curve > 0:
+                x = x if self.spent[-1] > 1 else np.full_like(x, np.nan)  # float32 does not hold this problem
                 break
             a = np.float32(rho / curve)
             x += a * d
@@ -177,21 +181,17 @@ class Levelled(NamedTuple):
 
 def level(rows: Source, K: N, theta: N, z: N, enough: float = 0.0) -> Levelled:
     """Newton's method in b alone, until the gradient in b is at most `enough` f; it needs no pass over X."""
-    n, k = z.shape
+    k = rows.k
     b, change, before, H = np.zeros(k), np.full(k, np.inf), np.empty_like(z), np.eye(k)
-    step = _passes.rows_of_block(0, k)
     for turn in range(5):
         bends = np.abs(change).max() > 1e-3  # the Hessian is another
         f, square, slope, size, curvature = 0.0, np.zeros(k), np.zeros(k), 0.0, np.zeros((k, k))
-        for start in range(0, n, step):
-            part = slice(start, start + step)
-            s = None if rows.s is None else rows.s[part]
-            block = Rows(z[part], rows.y[part], s, k, rows.soft, rows.intercept, None)  # its X is not asked for
+        for part, block in loose(rows, z):
             L, a, p = _passes.loss(block, z[part] + b, bends)
             if turn == 0:
                 before[part] = a
             if bends:
-                weighted = p if s is None else p * s[:, None]
+                weighted = p if block.s is None else p * block.s[:, None]
                 curvature += np.diag(weighted.sum(axis=0)) - weighted.T @ p
             away = a - before[part]
             f, square, slope = f + L, square + np.einsum("nk,nk->k", away, away), slope + a.sum(axis=0)
@@ -201,21 +201,24 @@ def level(rows: Source, K: N, theta: N, z: N, enough: float = 0.0) -> Levelled:
             break
         if bends:
             H = curvature + (curvature.diagonal().max() / k if k > 1 else 0.0)
-        change = -np.linalg.solve(H, slope)
+        try:
+            change = -np.linalg.solve(H, slope)
+        except np.linalg.LinAlgError:  # no row bends
+            break
         b = b + change
     theta = np.concatenate([theta[:-1], theta[-1:] + b])
     return Levelled(theta, f + quadratic(K, theta), left, np.sqrt(square))
 
 
-def height(z: N) -> float:
-    """At least what a logit's distance from the minimum's intercept is worth, for a part of the gradient in b."""
-    return float(np.abs(z).max()) * (1 if z.shape[1] == 1 else 2) + 1
+def height(z: N, b: N) -> float:
+    """At least how far the best intercepts are from those of z + b, for a part of the gradient in b."""
+    return (float(np.abs(z).max()) + float(np.abs(b).max())) * (1 if z.shape[1] == 1 else 2) + 1
 
 
-def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled) -> float:
+def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled, b: N) -> float:
     """The bound of `_subspace.strong_convexity`: the gradient in w has moved by norm2 of z_j times that of dL/dz."""
     u = (np.abs(g) + error + (at.moved + at.left) * norms[:, None])[:-1]
-    return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * height(z)
+    return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * height(z, b)
 
 
 def concordance(bends: Bends, K: N, theta: N, g: N, error: N) -> float:
@@ -224,18 +227,19 @@ def concordance(bends: Bends, K: N, theta: N, g: N, error: N) -> float:
     For theta whose classes sum to zero, as g's do: v^T (diag(p) - p p^T) v >= min(p) v^T v for v that sums to zero.
     """
     part = bends.rows
-    p = _passes.at(part, theta).p
-    c = (p * (1 - p))[:, 0] if part.k == 1 else p.min(axis=1)
+    c = _passes.probabilities(part, theta).min(axis=1)
     H = _passes.weighted_gram(part.X, c if part.s is None else c * part.s).astype(np.float64)
     H.flat[:: len(H) + 1] += K
-    if not part.intercept:
-        H[-1, -1] += 1.0
-    H.flat[:: len(H) + 1] += H.diagonal() == 0
-    inverse, step = np.linalg.inv(H), _passes.rows_of_block(len(H), part.k)
-    far = 0.0
-    for start in range(0, len(part.y), step):
-        X = part.X[start : start + step]
-        far = max(far, float(np.einsum("ij,ij->i", X, X @ inverse.astype(np.float32)).max()))
+    H.flat[:: len(H) + 1] += ~part.X.any(axis=0)  # columns that move nothing
+    if not (H.diagonal() > 0).all():
+        return np.inf
+    try:
+        inverse = np.linalg.inv(H)
+    except np.linalg.LinAlgError:
+        return np.inf
+    step = _passes.rows_of_block(len(H), part.k)
+    blocks = (part.X[i : i + step] for i in range(0, len(part.y), step))
+    far = max(float(np.einsum("ij,ij->i", X, X @ inverse).max()) for X in blocks)
     return _sampled.proved(far, H, inverse, 0.0, g, error, part.k, float(np.finfo(np.float32).eps))
 
 
@@ -249,8 +253,9 @@ def ended(
     rows: Source, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps: int, at_rest: bool, tol: float = 0.0
 ) -> Found:  # fmt: skip
     """With the best intercepts, and the proof."""
-    at = level(rows, K, theta, now.z, 0.01 * tol / height(now.z))
-    bound = proved(K, norms, now.z, g, rounding(rows.most, K, norms, now.alpha, theta), at)
+    at = level(rows, K, theta, now.z, 0.01 * tol / height(now.z, theta[-1]))
+    error = rounding(rows.most, K, norms, now.alpha, theta)
+    bound = proved(K, norms, now.z, g, error, at, at.theta[-1] - theta[-1])
     return Found(at.theta, at.f, np.append(g[:-1], 0 * g[-1:], axis=0), bound, steps, at_rest, None, None, norms=norms)
 
 
@@ -263,13 +268,13 @@ def descend(
     Passes are over `coarse`, the same in float32 if there is such a thing, up to the last steps.
     """
     part, same = bends.rows, coarse is bends.rows
-    cheap = len(part.y) * len(K) <= 10 * len(rows.y) * rows.k  # beside a step
+    cheap = rows.k > 1 and len(part.y) * len(K) <= 10 * len(rows.y) * rows.k  # beside a step
     weak = bends.times if bends.proves and cheap else np.inf  # how weak the proof by `concordance` may be
     if rows.k > 1:
         theta = theta - theta.mean(axis=1, keepdims=True)  # the steps sum to zero too
     norms = rows.column_norms() if enough == 0 else np.zeros(len(K))  # far from where rounding counts
     now = _passes.full(coarse, theta)
-    memory, current, steps, before, earlier = Memory(), None, 0, np.inf, np.inf
+    memory, current, steps, before, earlier, t = Memory(), None, 0, np.inf, np.inf, 1.0
     while True:
         g = weight * now.g + K[:, None] * theta
         f = weight * now.f + quadratic(K, theta)
@@ -278,12 +283,13 @@ def descend(
             bound = concordance(bends, K, theta, g, rounding(rows.most, K, norms, now.alpha, theta))
             if bound <= tol * f:
                 return Found(theta, f, g, bound, steps, False, None, None, norms=norms)
+            weak *= 10 if bound < np.inf else np.inf  # later, or never
         if enough == 0 and coarse is rows and (last or hopeful(K, g) <= tol * f):
             found = ended(rows, K, norms, theta, now, g, steps, False, tol)
             if last or found.bound <= tol * found.f:
                 return found
         if current is None or same:
-            p = (now.p if len(now.p) else _passes.loss(rows, now.z)[2]) if same else _passes.at(part, theta).p
+            p = (now.p if len(now.p) else _passes.loss(rows, now.z)[2]) if same else _passes.probabilities(part, theta)
             current = model(bends, K, p, current, near)
         # Far out an inexact step does as well; later each costs a pass over all rows.
         accuracy = 0.2 if before > 0.1 * f else min(max(before / earlier, 0.02), 0.2)
@@ -293,37 +299,60 @@ def descend(
             return None
         if enough > 0 and (last or delta <= enough * f):
             return Found(theta, f, g, np.inf, steps, False, None, None)
-        noise = 1e-9 if coarse is rows else 1e-6
+        noise, passes = 1e-9 if coarse is rows else 1e-6, coarse
         if enough == 0 and coarse is not rows:
-            left = min(delta / SINGLE, min(hopeful(K, g), 8 * weak * delta) / max(tol, 1e-300)) / f
-            now_or_never = left <= 1 or delta > before / 2 or last
-            if now_or_never or left * delta <= min(before, f):
-                coarse = rows
-            if now_or_never:
-                now = _passes.full(rows, theta)
+            left = min(delta / SINGLE, min(hopeful(K, g), 8 * weak * delta) / max(tol, 1e-300)) / max(f, 1e-300)
+            if left <= 1 or delta > before / 2 or last:
+                coarse, now = rows, _passes.full(rows, theta)
                 continue
+            passes = rows if left * delta <= min(before, f) else coarse
         if delta < 1e-16 * f:
             error = rounding(rows.most, K, norms, now.alpha, theta)
             floor = float(np.vdot(error, np.abs(current.precondition(padded(error))[: len(K)])))
             # `floor` counts rounding at its worst: below it the steps go on for as long as they shrink.
             if (before < 1e3 * floor and delta >= before / 4) or delta <= 0:
                 return ended(rows, K, norms, theta, now, g, steps, True)
-        t = 1.0
+        t = min(1.0, 2 * t)
         while True:
-            trial = _passes.full(coarse, theta + t * v)
+            trial = _passes.full(passes, theta + t * v)
             if weight * trial.f + quadratic(K, theta + t * v) <= f - 0.1 * t * delta or delta <= noise * f:
                 break
-            t /= 4
+            t *= shorter(rows, weight, K, now.z, trial.z, theta, t * v)
             if t < 1e-6:
                 return None
         if not same:
             memory.add(t * v, weight * trial.g + K[:, None] * (theta + t * v) - g)
-        theta, now, steps, before, earlier = theta + t * v, trial, steps + 1, delta, before
+        theta, now, steps, before, earlier, coarse = theta + t * v, trial, steps + 1, delta, before, passes
+
+
+def shorter(rows: Source, weight: float, K: N, z: N, after: N, theta: N, step: N) -> float:
+    """The best share, from a tenth to a half, of a step that moves the logits from z to `after`; no pass over X."""
+    linear, curve = float(np.vdot(K[:, None] * theta, step)), 2 * quadratic(K, step)
+    low, high = 0.1, 0.5
+    for _ in range(5):
+        t = (low + high) / 2
+        slope = linear + t * curve
+        for part, block in loose(rows, z):
+            dz = after[part] - z[part]
+            slope += weight * float(np.einsum("nk,nk->", _passes.loss(block, z[part] + t * dz, False)[1], dz))
+        low, high = (low, t) if slope > 0 else (t, high)
+    return low
+
+
+def loose(rows: Source, z: N) -> Iterator[tuple[slice, Rows]]:
+    """The rows in parts, without their X: for what the logits z tell."""
+    step = _passes.rows_of_block(0, rows.k)
+    for start in range(0, len(z), step):
+        part = slice(start, start + step)
+        s = None if rows.s is None else rows.s[part]
+        yield part, Rows(z[part], rows.y[part], s, rows.k, rows.soft, rows.intercept, None)
 
 
 def minimise(rows: Rows, K: N, tol: float, max_steps: int, theta: N, near: Curvature | None = None) -> Found | None:
     """From theta: first on a sample where there are many rows, then on all."""
     n, d = len(rows.y), rows.X.shape[1]
+    if not rows.within_single:
+        return None
     if n * d * rows.k <= LITTLE or n < 20 * d * rows.k:
         bends = narrowed(rows, 1.0)
         found = descend(rows, bends.rows, 1.0, K, theta, bends, tol, 0.0, max_steps, near)

@@ -10,7 +10,7 @@ EPS32 = float(np.finfo(np.float32).eps)
 BLOCK = 1 << 22  # bytes of X in a block
 WHOLE = 1 << 26  # bytes of X up to which it is taken as one block
 FEW = 32  # classes
-LARGE = 1 << 22  # entries of X from which no copy is made
+LARGE = 1 << 22  # entries of X from which it is not standardised as a whole
 
 
 class Source(Protocol):
@@ -62,13 +62,20 @@ class Rows(NamedTuple):
 
     def single(self) -> "Rows":
         """The same with passes in float32."""
-        y, s = (None if v is None or v.dtype.kind in "iu" else v.astype(np.float32) for v in (self.y, self.s))
-        return self._replace(y=self.y if y is None else y, s=s, dtype=np.float32)
+        y = self.y.astype(np.float32) if self.k == 1 else self.y
+        return self._replace(y=y, s=None if self.s is None else self.s.astype(np.float32), dtype=np.float32)
+
+    @property
+    def within_single(self) -> bool:
+        """float32 holds the weights."""
+        return self.s is None or within_single(self.s)
 
     @property
     def held_in_single(self) -> bool:
         """A pass in float32 reads the data as they are."""
-        return self.X.dtype == np.float32 and self.scale is not None and within_single(self.scale)
+        return (
+            self.X.dtype == np.float32 and self.scale is not None and within_single(self.scale) and self.within_single
+        )
 
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
         """Blocks that stay in the cache, scaled where they are used; one is gone when the next is there."""
@@ -194,6 +201,11 @@ def recession(rows: Rows, dz: N) -> float:
     return float(np.max(dz.max(axis=1) - dz[np.arange(len(dz)), rows.y]))
 
 
+def probabilities(rows: Rows, theta: N) -> N:
+    """Those of `loss`."""
+    return loss(rows, logits(rows, theta))[2]
+
+
 def at(rows: Rows, theta: N, wanted: bool = True) -> Pass:
     """The pass over rows that are few, with their probabilities if wanted."""
     z = logits(rows, theta)
@@ -210,7 +222,7 @@ def full(rows: Source, theta: N) -> Pass:
     z = np.empty((len(rows.y), rows.k), rows.dtype, order="F" if rows.k <= FEW else "C")
     for part, block in rows.blocks():
         here = at(block, theta, False)
-        f, g, square, z[part] = f + here.f, g + here.g, square + here.alpha**2, here.z
+        f, g, square, z[part] = f + here.f, g + here.g, square + here.alpha * here.alpha, here.z
     return Pass(f, g, float(np.sqrt(square)), z, np.empty((0, rows.k)))
 
 
@@ -257,6 +269,6 @@ def weighted_gram(X: N, c: N) -> N:
     return G
 
 
-def within_single(scale: N) -> bool:
-    """float32 holds 1 / scale, and theta / scale too."""
-    return bool(np.all((scale > 1e-15) & (scale < 1e15)))
+def within_single(v: N) -> bool:
+    """float32 holds products and quotients of v > 0 with numbers that are not extreme."""
+    return bool(np.all((v > 1e-15) & (v < 1e15)))

@@ -169,19 +169,19 @@ class Local(NamedTuple):
 
 def local(part: Rows, times: float, theta: N, K: N, p: N | None = None) -> Local:
     """With probabilities p, if they are known."""
-    H = _passes.hessian(part, _passes.at(part, theta).p if p is None else p)
+    H = _passes.hessian(part, _passes.probabilities(part, theta) if p is None else p)
     return Local(part, times, theta, H, np.linalg.inv(regular(times * H, K, part)))
 
 
-def enlarged(rows: Rows, theta: N, first: int, m: int, K: N) -> Local | None:
-    """From the minimum of `first` rows to near that of m.
+def enlarged(rows: Rows, theta: N, size: int, m: int, K: N) -> Local | None:
+    """From the minimum of so many rows to near that of m.
 
     Ever more rows, with a step for each number: it leaves the square of what was missing, and that was the larger the
     fewer the rows. Where it does not help, what they tell is too sure of itself, and theta starts anew.
     """
     while True:
-        first = m if 32 * first > m else 16 * first
-        part, weight = sample(rows, first)
+        size = m if 32 * size > m else 16 * size
+        part, weight = sample(rows, size)
         now = _passes.at(part, theta)
         near = local(part, weight, theta, K, now.p)
         after = theta - flat_times(near.inverse, weight * now.g + K[:, None] * theta)
@@ -191,7 +191,7 @@ def enlarged(rows: Rows, theta: N, first: int, m: int, K: N) -> Local | None:
             if found is None:
                 return None
             after, trial = found.theta, found.now
-        if first == m:
+        if size == m:
             return local(part, weight, after, K, trial.p)
         theta = after
 
@@ -207,7 +207,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         return None
     theta, now, steps, coarse = begun.theta, begun.now, begun.steps, rows
     # One logit's Hessian keeps its accuracy in float32: p, that of the error, may be small but is hardly ever near 1.
-    single = rows.single() if k == 1 and not rows.soft else rows
+    single = rows.single() if k == 1 and not rows.soft and rows.within_single else rows
     if small:
         near = Local(start, weight, begun.formed, begun.H, np.linalg.inv(regular(weight * begun.H, K, rows)))
     else:
@@ -217,7 +217,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         coarse = rows.single() if rows.held_in_single else rows
         theta, now = near.theta, _passes.full(coarse, near.theta)
     norms = rows.column_norms()
-    memory, refreshed, before, last = Memory(), 0, np.inf, False
+    memory, refreshed, before, last, ripe = Memory(), 0, np.inf, False, np.inf
     while True:
         g = now.g + K[:, None] * theta
         f = now.f + quadratic(K, theta)
@@ -225,24 +225,23 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         delta = -float(np.vdot(g, v))
         if not np.isfinite(delta):
             return None
-        noise = 1e-9 if coarse is rows else 1e-6
+        noise, passes = 1e-9 if coarse is rows else 1e-6, coarse
         if coarse is not rows:  # passes in float32, up to the last steps
-            left = min(delta / SINGLE, delta * near.times / max(tol / 2, 1e-300)) / f
-            now_or_never = left <= 1 or delta > before / 2 or steps >= max_steps
-            if now_or_never or left * delta <= min(before, f):
-                coarse = rows
-            if now_or_never:
-                now = _passes.full(rows, theta)
+            left = min(delta / SINGLE, delta * near.times / max(tol / 2, 1e-300)) / max(f, 1e-300)
+            if left <= 1 or delta > before / 2 or steps >= max_steps:
+                coarse, now = rows, _passes.full(rows, theta)
                 continue
+            passes = rows if left * delta <= min(before, f) else coarse
         if delta * near.times <= tol * f / 2 or delta < 1e-16 * f or steps >= max_steps:
             error = rounding(rows.most, K, norms, now.alpha, theta)
             floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
             # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
             at_rest = (last and delta >= before / 4) or delta <= 0
-            if at_rest or delta * near.times <= tol * f / 2 or steps >= max_steps:
-                ended, bound = proof(rows, near, K, theta, g, error)
+            if at_rest or delta * near.times <= min(tol * f / 2, ripe) or steps >= max_steps:
+                near, bound = proof(rows, near, K, theta, g, error)
                 if at_rest or free or bound <= tol * f or steps >= max_steps:
                     break
+                ripe = delta * near.times / 10  # not proved yet: each time costs as much as a step
             if delta <= floor / 4 and not last:
                 near, memory, last, before = local(near.part, near.times, theta, K), Memory(), True, np.inf
                 continue
@@ -256,23 +255,26 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         t = 1.0
         while True:
             after = theta + t * v
-            trial = _passes.full(coarse, after)
+            trial = _passes.full(passes, after)
             if trial.f + quadratic(K, after) <= f - 0.1 * t * delta or delta <= noise * f:
                 break
             t /= 4
             if t < 1e-6:
                 return None
         memory.add(t * v, trial.g + K[:, None] * after - g)
-        theta, now, steps, before = after, trial, steps + 1, delta
+        theta, now, steps, before, coarse = after, trial, steps + 1, delta, passes
     if free and not bound < np.inf:
         return None
     sure = begun.rank == len(K) - 1 or len(start.y) == n
-    C = covariance(ended.inverse, k) if free else None
+    C = covariance(near.inverse, k) if free else None
     return Found(theta, f, g, bound, steps, bool(at_rest), begun.rank if sure else None, C, norms=norms)
 
 
 def proof(rows: Rows, near: Local, K: N, theta: N, g: N, error: N) -> tuple[Local, float]:
-    """The bound of f - f* and the Hessian it comes from; without a penalty that of all rows, for the covariance."""
+    """The Hessian and the bound of f - f* that it gives; without a penalty that of all rows, for the covariance.
+
+    Where columns depend on each other what float32 has left of it does not do.
+    """
     drift = spread(_passes.logits(near.part, theta - near.theta))
     if not K.any():
         near, drift = local(rows.some(slice(None)), 1.0, theta, K), 0.0
@@ -280,8 +282,10 @@ def proof(rows: Rows, near: Local, K: N, theta: N, g: N, error: N) -> tuple[Loca
         near, drift = local(near.part, near.times, theta, K), 0.0
     lower = regular(1.0 * near.H, K, rows)
     inverse = near.inverse if near.times == 1 else np.linalg.inv(lower)
-    far = reach(near.part, curvatures(lower, rows.k)) * norm_of(inverse, lower)
     eps = float(np.finfo(near.part.X.dtype).eps)
+    if eps > EPS and lost(inverse, lower, eps) >= 0.5:
+        return proof(rows, local(*sample(rows, len(near.part.y)), theta, K), K, theta, g, error)
+    far = reach(near.part, curvatures(lower, rows.k)) * norm_of(inverse, lower)
     return near, proved(far, lower, inverse, drift, g.reshape(-1, 1), error.reshape(-1, 1), rows.k, eps)
 
 
@@ -301,15 +305,20 @@ def norm_of(inverse: N, H: N) -> float:
     return float(np.linalg.norm(inverse * root[:, None] * root))
 
 
+def lost(inverse: N, H: N, eps: float) -> float:
+    """The share of the Hessian that is lost in its rounding, along the direction where that is most; about."""
+    return 4 * len(H) * eps * norm_of(inverse, H)
+
+
 def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N, k: int, eps: float = EPS) -> float:
     """The bound of `_dense.finish`, from this Hessian, of products in eps, and far, max_i x_i^T H^-1 x_i of its rows.
 
     H (m, m) may be for each column of g and error, (m, 1) or (m, k), the same.
     """
-    lost = 4 * len(H) * eps * norm_of(inverse, H)  # of the Hessian, in its rounding
-    if not (lost < 0.5 and drift < 1):
+    share = lost(inverse, H, eps)
+    if not (share < 0.5 and drift < 1):
         return np.inf
-    widened = np.exp(drift) / (1 - lost)
+    widened = np.exp(drift) / (1 - share)
     decrement = np.sqrt(abs(float(np.vdot(g, inverse @ g)))) + np.sqrt(float(np.vdot(error, np.abs(inverse) @ error)))
     decrement *= np.sqrt(2 * widened)
     u = decrement * np.sqrt(far * (1 if k == 1 else 2) * widened)
