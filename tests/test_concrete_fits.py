@@ -12,7 +12,7 @@ from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
 from fundl._types import Linear
-from fundl.newton import _conjugate, _passes, _sampled
+from fundl.newton import _conjugate, _distance, _passes, _sampled
 from test_logistic_regression import digits_right, optimum
 from test_newton import problems, value
 
@@ -288,13 +288,13 @@ def test_intercepts_are_levelled_and_their_move_is_known(k):
     rows = _passes.Rows(np.c_[X, np.ones(80)], 1 - 2 * y if k == 1 else y, None, k, False, True, None)
     K, theta = np.r_[np.ones(3), 0.0], np.full((4, k), 0.1) * np.arange(1, k + 1)
     z = _passes.logits(rows, theta)
-    found = _conjugate.level(rows, K, theta, z)
+    found = _distance.level(rows, K, theta, z)
     f, a, _ = _passes.loss(rows, _passes.logits(rows, found.theta))
     assert np.abs(a.sum(axis=0)).max() <= 1e-12 * np.abs(a).sum()
     np.testing.assert_array_equal(found.theta[:-1], theta[:-1])
     np.testing.assert_allclose(found.f, f + _sampled.quadratic(K, theta), rtol=1e-14)
     np.testing.assert_allclose(found.moved, np.linalg.norm(a - _passes.loss(rows, z)[1], axis=0), rtol=1e-10)
-    coarse = _conjugate.level(rows, K, theta, z, 1e-3)  # the gradient in b may be 1e-3 f
+    coarse = _distance.level(rows, K, theta, z, 1e-3)  # the gradient in b may be 1e-3 f
     assert 1e-12 * f < coarse.left <= 1e-3 * f
 
 
@@ -449,7 +449,7 @@ def test_a_bound_from_the_smallest_probabilities_holds(k):
             now = _passes.at(rows, at)
             g = now.g + K[:, None] * at
             gap = now.f + _sampled.quadratic(K, at) - least
-            bound = _conjugate.concordance(bends, K, at, g, np.zeros_like(g))
+            bound = _distance.concordance(bends.rows, K, at, g, np.zeros_like(g))
             assert bound >= gap * (1 - 1e-6) - 1e-12 * least
             tight += bound < 300 * gap + 1e-9
     assert tight > 30  # it is of use
@@ -472,7 +472,7 @@ def test_a_bound_from_probabilities_that_float32_takes_for_0_is_infinite():
     K, g = np.array([1e-3, 0.0]), np.full((2, 24), 1e-6)
     assert _passes.probabilities(rows, theta).min(axis=1).max() < 1e-60
     with np.errstate(under="ignore"):
-        assert _conjugate.concordance(_conjugate.narrowed(rows, 1.0), K, theta, g, 0 * g) == np.inf
+        assert _distance.concordance(_conjugate.narrowed(rows, 1.0).rows, K, theta, g, 0 * g) == np.inf
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64, np.int64])

@@ -14,7 +14,7 @@ import numpy as np
 
 from fundl import _check
 from fundl._result import Fit, Status
-from fundl.newton import _conjugate, _passes, _sampled
+from fundl.newton import _conjugate, _distance, _passes, _sampled
 from fundl.newton._concrete import DENSE, Numbers, ended_well, package, power_of_two
 from fundl.newton._passes import N, Rows
 from fundl.newton._sampled import Found, quadratic
@@ -244,7 +244,7 @@ def conjugate(rows: Batched, sample: Rows, C: N, K: N, numbers: Numbers, max_ste
     if found is None:
         now = _passes.full(rows, theta)
         g = now.g + K[:, None] * theta
-        found = _conjugate.ended(rows, K, rows.norms, theta, now, g, 0, False)
+        found = _distance.ended(rows, K, rows.norms, theta, now, g, 0, False)
     failed = Status.max_steps if found.steps >= max_steps else Status.stalled
     return found._replace(code=Status.converged if ended_well(found, numbers) else failed)
 

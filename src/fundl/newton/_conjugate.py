@@ -4,13 +4,12 @@ At the end the gradient is in float64 and that of all rows: nothing of the sampl
 """
 
 import functools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from fundl._precise import inverse_of_lower
-from fundl.newton import _passes, _sampled
+from fundl.newton import _distance, _passes
 from fundl.newton._passes import N, Rows, Source
 from fundl.newton._sampled import SINGLE, Found, Memory, quadratic, rank, rounding, sample
 
@@ -170,95 +169,6 @@ def model(bends: Bends, K: N, p: N, old: Model | None, near: Curvature | None) -
     return Model(narrow, p, s.astype(np.float32), K[:, None], inverse.astype(np.float32), [])
 
 
-class Levelled(NamedTuple):
-    """theta with the best intercepts for its w, and what bounds f - f* there."""
-
-    theta: N
-    f: float
-    left: float  # of the gradient in b
-    moved: N  # norm2 of the change of dL/dz, for each class (k,)
-
-
-def level(rows: Source, K: N, theta: N, z: N, enough: float = 0.0) -> Levelled:
-    """Newton's method in b alone, until the gradient in b is at most `enough` f; it needs no pass over X."""
-    k = rows.k
-    b, change, before, H = np.zeros(k), np.full(k, np.inf), np.empty_like(z), np.eye(k)
-    for turn in range(5):
-        bends = np.abs(change).max() > 1e-3  # the Hessian is another
-        f, square, slope, size, curvature = 0.0, np.zeros(k), np.zeros(k), 0.0, np.zeros((k, k))
-        for part, block in loose(rows, z):
-            L, a, p = _passes.loss(block, z[part] + b, bends)
-            if turn == 0:
-                before[part] = a
-            if bends:
-                weighted = p if block.s is None else p * block.s[:, None]
-                curvature += np.diag(weighted.sum(axis=0)) - weighted.T @ p
-            away = a - before[part]
-            f, square, slope = f + L, square + np.einsum("nk,nk->k", away, away), slope + a.sum(axis=0)
-            size += float(np.abs(a).sum())
-        left = float(np.abs(slope).sum() + EPS * size) * rows.intercept
-        if left <= max(2 * EPS * size, enough * f) or turn == 4:
-            break
-        if bends:
-            H = curvature + (curvature.diagonal().max() / k if k > 1 else 0.0)
-        try:
-            change = -np.linalg.solve(H, slope)
-        except np.linalg.LinAlgError:  # no row bends
-            break
-        b = b + change
-    theta = np.concatenate([theta[:-1], theta[-1:] + b])
-    return Levelled(theta, f + quadratic(K, theta), left, np.sqrt(square))
-
-
-def height(z: N, b: N) -> float:
-    """At least how far the best intercepts are from those of z + b, for a part of the gradient in b."""
-    return (float(np.abs(z).max()) + float(np.abs(b).max())) * (1 if z.shape[1] == 1 else 2) + 1
-
-
-def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled, b: N) -> float:
-    """The bound of `_subspace.strong_convexity`: the gradient in w has moved by norm2 of z_j times that of dL/dz."""
-    u = (np.abs(g) + error + (at.moved + at.left) * norms[:, None])[:-1]
-    return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * height(z, b)
-
-
-def concordance(bends: Bends, K: N, theta: N, g: N, error: N) -> float:
-    """The bound of `_sampled.proved`: each row bends by the smallest of its probabilities at least, in all classes.
-
-    For theta whose classes sum to zero, as g's do: v^T (diag(p) - p p^T) v >= min(p) v^T v for v that sums to zero.
-    """
-    part = bends.rows
-    c = _passes.probabilities(part, theta).min(axis=1)
-    H = _passes.weighted_gram(part.X, c if part.s is None else c * part.s).astype(np.float64)
-    H.flat[:: len(H) + 1] += K
-    H.flat[:: len(H) + 1] += ~part.X.any(axis=0)  # columns that move nothing
-    if not (H.diagonal() > 0).all():
-        return np.inf
-    try:
-        inverse = np.linalg.inv(H)
-    except np.linalg.LinAlgError:
-        return np.inf
-    step = _passes.rows_of_block(len(H), part.k)
-    blocks = (part.X[i : i + step] for i in range(0, len(part.y), step))
-    far = max(float(np.einsum("ij,ij->i", X, X @ inverse).max()) for X in blocks)
-    return _sampled.proved(far, H, inverse, 0.0, g, error, part.k, float(np.finfo(np.float32).eps))
-
-
-def hopeful(K: N, g: N) -> float:
-    """About what `proved` will be."""
-    u = np.abs(g[:-1]) + np.abs(g[-1])
-    return float(np.sum(u * u / (2 * K[:-1, None])))
-
-
-def ended(
-    rows: Source, K: N, norms: N, theta: N, now: _passes.Pass, g: N, steps: int, at_rest: bool, tol: float = 0.0
-) -> Found:  # fmt: skip
-    """With the best intercepts, and the proof."""
-    at = level(rows, K, theta, now.z, 0.01 * tol / height(now.z, theta[-1]))
-    error = rounding(rows.most, K, norms, now.alpha, theta)
-    bound = proved(K, norms, now.z, g, error, at, at.theta[-1] - theta[-1])
-    return Found(at.theta, at.f, np.append(g[:-1], 0 * g[-1:], axis=0), bound, steps, at_rest, None, None, norms=norms)
-
-
 def descend(
     rows: Source, coarse: Source, weight: float, K: N, theta: N, bends: Bends, tol: float, enough: float,
     max_steps: int, near: Curvature | None,
@@ -280,12 +190,12 @@ def descend(
         f = weight * now.f + quadratic(K, theta)
         last = steps >= max_steps
         if enough == 0 and coarse is rows and current is not None and weak * current.promise(g) <= tol * f:
-            bound = concordance(bends, K, theta, g, rounding(rows.most, K, norms, now.alpha, theta))
+            bound = _distance.concordance(part, K, theta, g, rounding(rows.most, K, norms, now.alpha, theta))
             if bound <= tol * f:
                 return Found(theta, f, g, bound, steps, False, None, None, norms=norms)
             weak *= 10 if bound < np.inf else np.inf  # later, or never
-        if enough == 0 and coarse is rows and (last or hopeful(K, g) <= tol * f):
-            found = ended(rows, K, norms, theta, now, g, steps, False, tol)
+        if enough == 0 and coarse is rows and (last or _distance.hopeful(K, g) <= tol * f):
+            found = _distance.ended(rows, K, norms, theta, now, g, steps, False, tol)
             if last or found.bound <= tol * found.f:
                 return found
         if current is None or same:
@@ -301,7 +211,8 @@ def descend(
             return Found(theta, f, g, np.inf, steps, False, None, None)
         noise, passes = 1e-9 if coarse is rows else 1e-6, coarse
         if enough == 0 and coarse is not rows:
-            left = min(delta / SINGLE, min(hopeful(K, g), 8 * weak * delta) / max(tol, 1e-300)) / max(f, 1e-300)
+            bound = min(_distance.hopeful(K, g), 8 * weak * delta)
+            left = min(delta / SINGLE, bound / max(tol, 1e-300)) / max(f, 1e-300)
             if left <= 1 or delta > before / 2 or last:
                 coarse, now = rows, _passes.full(rows, theta)
                 continue
@@ -311,7 +222,7 @@ def descend(
             floor = float(np.vdot(error, np.abs(current.precondition(padded(error))[: len(K)])))
             # `floor` counts rounding at its worst: below it the steps go on for as long as they shrink.
             if (before < 1e3 * floor and delta >= before / 4) or delta <= 0:
-                return ended(rows, K, norms, theta, now, g, steps, True)
+                return _distance.ended(rows, K, norms, theta, now, g, steps, True)
         t = min(1.0, 2 * t)
         while True:
             trial = _passes.full(passes, theta + t * v)
@@ -332,20 +243,11 @@ def shorter(rows: Source, weight: float, K: N, z: N, after: N, theta: N, step: N
     for _ in range(5):
         t = (low + high) / 2
         slope = linear + t * curve
-        for part, block in loose(rows, z):
+        for part, block in _distance.loose(rows, z):
             dz = after[part] - z[part]
             slope += weight * float(np.einsum("nk,nk->", _passes.loss(block, z[part] + t * dz, False)[1], dz))
         low, high = (low, t) if slope > 0 else (t, high)
     return low
-
-
-def loose(rows: Source, z: N) -> Iterator[tuple[slice, Rows]]:
-    """The rows in parts, without their X: for what the logits z tell."""
-    step = _passes.rows_of_block(0, rows.k)
-    for start in range(0, len(z), step):
-        part = slice(start, start + step)
-        s = None if rows.s is None else rows.s[part]
-        yield part, Rows(z[part], rows.y[part], s, rows.k, rows.soft, rows.intercept, None)
 
 
 def minimise(rows: Rows, K: N, tol: float, max_steps: int, theta: N, near: Curvature | None = None) -> Found | None:
