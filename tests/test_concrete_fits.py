@@ -206,20 +206,23 @@ def test_digits_of_the_optimum_on_breast_cancer():
     assert digits_right(found.params.b, b) > 11.5
 
 
-def test_rows_on_disk_are_read_a_few_times_and_never_held(tmp_path, monkeypatch):
+@pytest.mark.parametrize("l2", [1.0, 0.0])
+def test_rows_on_disk_are_read_a_few_times_and_never_held(l2, tmp_path, monkeypatch):
     X, y = made(400_000, 12)
     np.save(tmp_path / "X.npy", X)
     on_disk = np.load(tmp_path / "X.npy", mmap_mode="r")
     reads = []
     monkeypatch.setattr(_passes, "full", lambda rows, theta, pass_=_passes.full: reads.append(1) or pass_(rows, theta))
     tracemalloc.start()
-    found = concrete(on_disk, y, tol=1e-10)
+    found = concrete(on_disk, y, l2=l2, tol=1e-10)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
     assert peak < 0.75 * X.nbytes  # logits and labels are held, (n,) each, and the sample
     assert len(reads) <= 9
-    np.testing.assert_allclose(found.params.w, concrete(X, y).params.w, rtol=1e-4)
+    right = concrete(X, y, l2=l2)
+    np.testing.assert_allclose(found.params.w, right.params.w, rtol=1e-4)
+    np.testing.assert_allclose(found.certificate.standard_errors.w, right.certificate.standard_errors.w, rtol=1e-4)
 
 
 @pytest.mark.parametrize("every", [5, 10])

@@ -90,6 +90,11 @@ class Rows(NamedTuple):
                 X = room[: len(X)]
             yield at, self._replace(X=X, y=self.y[at], s=None if self.s is None else self.s[at])
 
+    def standardised(self) -> Iterator["Rows"]:
+        """The same blocks, of Z."""
+        for _, block in self.blocks():
+            yield block.some(slice(None))
+
     @property
     def total(self) -> float:
         return float(len(self.y) if self.s is None else self.s.sum())

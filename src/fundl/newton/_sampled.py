@@ -277,12 +277,15 @@ def proof(rows: Rows, near: Local, K: N, theta: N, g: N, error: N) -> tuple[Loca
     """
     drift = spread(_passes.logits(near.part, theta - near.theta))
     if not K.any():
-        near, drift = local(rows.some(slice(None)), 1.0, theta, K), 0.0
+        H, drift = np.zeros_like(near.H), 0.0
+        for block in rows.standardised():
+            H += _passes.hessian(block, _passes.probabilities(block, theta))
+        near = Local(rows, 1.0, theta, H, np.linalg.inv(regular(1.0 * H, K, rows)))
     elif drift > 0.3:
         near, drift = local(near.part, near.times, theta, K), 0.0
     lower = regular(1.0 * near.H, K, rows)
     inverse = near.inverse if near.times == 1 else np.linalg.inv(lower)
-    eps = float(np.finfo(near.part.X.dtype).eps)
+    eps = float(np.finfo(near.part.dtype).eps)
     if eps > EPS and lost(inverse, lower, eps) >= 0.5:
         return proof(rows, local(*sample(rows, len(near.part.y)), theta, K), K, theta, g, error)
     far = reach(near.part, curvatures(lower, rows.k)) * norm_of(inverse, lower)
@@ -296,7 +299,8 @@ def curvatures(H: N, k: int) -> N:
 
 def reach(rows: Rows, units: N) -> float:
     """max_i sum_j z_ij^2 / units_j."""
-    return max(float(np.max((block.X * block.X) @ (1 / units).astype(block.X.dtype))) for _, block in rows.blocks())
+    blocks = (block.X for block in rows.standardised())
+    return max(float(np.max((X * X) @ (1 / units).astype(X.dtype))) for X in blocks)
 
 
 def norm_of(inverse: N, H: N) -> float:
