@@ -193,7 +193,7 @@ def descend(
             bound = _distance.concordance(part, K, theta, g, rounding(rows.most, K, norms, now.alpha, theta))
             if bound <= tol * f:
                 return Found(theta, f, g, bound, steps, False, None, None, norms=norms)
-            weak *= 10 if bound < np.inf else np.inf  # later, or never
+            weak *= 10  # asked again where that may have helped
         if enough == 0 and coarse is rows and (last or _distance.hopeful(K, g) <= tol * f):
             found = _distance.ended(rows, K, norms, theta, now, g, steps, False, tol)
             if last or found.bound <= tol * found.f:
