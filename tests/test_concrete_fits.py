@@ -222,7 +222,7 @@ def test_rows_on_disk_are_read_a_few_times_and_never_held(l2, tmp_path, monkeypa
     assert len(reads) <= 9
     right = concrete(X, y, l2=l2)
     np.testing.assert_allclose(found.params.w, right.params.w, rtol=1e-4)
-    np.testing.assert_allclose(found.certificate.standard_errors.w, right.certificate.standard_errors.w, rtol=1e-4)
+    np.testing.assert_allclose(found.certificate.standard_errors.w, right.certificate.standard_errors.w, rtol=1e-6)
 
 
 @pytest.mark.parametrize("every", [5, 10])
@@ -379,8 +379,11 @@ def test_a_loss_in_float32_is_that_in_float64_far_out_too(k, soft):
             g, b, q = _passes.loss(rows, np.asarray(z, np.float64, order=order))
         assert (a.dtype, p.dtype, b.dtype) == (np.float32, np.float32, np.float64)
         np.testing.assert_allclose(f, g, rtol=1e-6)
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-37)  # exp(-100) of a rounded argument
-        np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-37)
+        # exp(-d) of d <= 104, which is rounded once: 104 eps / 2, and some eps more; atol: float32's smallest numbers.
+        # A soft label's a is a difference of numbers up to 1.
+        atol = _passes.EPS32 if soft else 1e-37
+        np.testing.assert_allclose(a, b, rtol=60 * _passes.EPS32, atol=atol)
+        np.testing.assert_allclose(p, q, rtol=60 * _passes.EPS32, atol=1e-37)
         none = _passes.loss(rows, np.asarray(z, np.float64, order=order), False)
         assert none[0] == g
         np.testing.assert_array_equal(none[1], b)
@@ -395,7 +398,7 @@ def test_a_weighted_gram_matrix_of_many_blocks(dtype):
     for weights, sign in ((c, 1), (-c, -1)):
         found = _passes.weighted_gram(X, weights)
         assert found.dtype == dtype
-        np.testing.assert_allclose(found, sign * right, atol=1e3 * np.finfo(dtype).eps * np.abs(right).max())
+        np.testing.assert_allclose(found, sign * right, atol=np.sqrt(3000) * np.finfo(dtype).eps * np.abs(right).max())
 
 
 def counted(monkeypatch):
@@ -453,7 +456,7 @@ def test_a_bound_from_the_smallest_probabilities_holds(k):
             g = now.g + K[:, None] * at
             gap = now.f + _sampled.quadratic(K, at) - least
             bound = _distance.concordance(bends.rows, K, at, g, np.zeros_like(g))
-            assert bound >= gap * (1 - 1e-6) - 1e-12 * least
+            assert bound >= gap - 1e-14 * least  # the rounding of f
             tight += bound < 300 * gap + 1e-9
     assert tight > 30  # it is of use
 
@@ -496,7 +499,7 @@ def test_a_start_with_many_columns_has_the_inverse_of_the_penalised_hessian(shap
     theta = np.r_[fit.params.w * start.inverse.scale[:, None], (fit.params.b + start.inverse.m @ fit.params.w)[None]]
     H = _sampled.regular(_passes.hessian(rows, _passes.probabilities(rows, theta)), K, rows)
     r = np.random.default_rng(37).normal(size=(len(H), 5))
-    np.testing.assert_allclose(H @ (start.inverse.matrix @ r), r, atol=1e-2 * np.abs(r).max())
+    np.testing.assert_allclose(H @ (start.inverse.matrix @ r), r, atol=np.linalg.cond(H) * _passes.EPS32 * np.abs(r).max())
 
 
 @pytest.mark.parametrize("size", [1e-10, 1e-24])
@@ -546,4 +549,4 @@ def test_a_step_that_is_too_long_is_cut_where_the_line_is_lowest():
     best = lengths[np.argmin([f(t) for t in lengths])]
     assert 0.12 < best < 0.48
     t = _conjugate.shorter(rows, 1.0, K, now.z, _passes.logits(rows, theta + step), theta, step)
-    assert abs(t - best) <= 0.4 / 32 + 1e-3
+    assert abs(t - best) <= 0.4 / 32 + 2e-4  # the last interval, and the grid

@@ -300,7 +300,7 @@ def curvatures(H: N, k: int) -> N:
 def reach(rows: Rows, units: N) -> float:
     """max_i sum_j z_ij^2 / units_j."""
     blocks = (block.X for block in rows.standardised())
-    return max(float(np.max((X * X) @ (1 / units).astype(X.dtype))) for X in blocks)
+    return float(np.max([np.max((X * X) @ (1 / units).astype(X.dtype)) for X in blocks]))  # NaN stays
 
 
 def norm_of(inverse: N, H: N) -> float:
