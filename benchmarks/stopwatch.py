@@ -19,6 +19,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
+SHORT = 0.01  # seconds of a call that one call before it, untimed, brings into the caches again after a sleep
+
+
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """Seconds of one candidate: its first call (compilation included) and its repeats."""
@@ -57,6 +60,9 @@ def interleave(
         if progress:
             print(f"\r{progress}: round {round_}/{repeats}", end="", file=sys.stderr, flush=True)
         for name, call in candidates.items():
+            _settle()
+            if first.get(name, 1.0) < SHORT or (seconds[name] and seconds[name][-1] < SHORT):
+                jax.block_until_ready(call())
             start = time.perf_counter()
             jax.block_until_ready(call())
             elapsed = time.perf_counter() - start
@@ -67,6 +73,16 @@ def interleave(
     if progress:
         print("\r" + " " * (len(progress) + 24) + "\r", end="", file=sys.stderr)
     return {name: Timing(first[name], tuple(seconds[name])) for name in candidates}
+
+
+def _settle(window: float = 0.005, patience: float = 0.3) -> None:
+    """Wait until the threads of the candidate before sleep: those of OpenBLAS spin for 0.1 s and slow the next one."""
+    end = time.perf_counter() + patience
+    while time.perf_counter() < end:
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(window)
+        if time.process_time() - used < 0.25 * (time.perf_counter() - start):
+            return
 
 
 def ratio(a: Timing, b: Timing) -> float:

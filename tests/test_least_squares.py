@@ -633,6 +633,37 @@ def test_triangles_and_conditions_of_large_matrices():
     assert 0.5 * expected < _plain._condition(L @ L.T, M) < 1.001 * expected
 
 
+def test_what_a_refinement_leaves_is_bounded(monkeypatch):
+    rng = np.random.default_rng(21)
+
+    def factors(A, dtype):
+        G = A.T @ A
+        lengths = np.sqrt(np.diagonal(G))
+        scale = _words.ceil_power_of_two(lengths)
+        found = _plain._from_gram(G, lengths, scale, np.zeros(A.shape[1]), len(A), False, dtype)
+        return found, G / scale / scale[:, None]
+
+    def left(found, P):
+        M = found.M.astype(np.float64)
+        return np.linalg.norm(M @ P @ M.T - np.eye(len(P)), 2)
+
+    for d, dtype, top in ((60, np.float64, 6), (300, np.float64, 6), (60, np.float32, 2), (300, np.float32, 2)):
+        for power in (0, top / 2, top):
+            A = np.linalg.qr(rng.normal(size=(2 * d, d)))[0] @ np.linalg.qr(rng.normal(size=(d, d)))[0]
+            A = A @ (np.logspace(0, -power / 2, d) * np.linalg.qr(rng.normal(size=(d, d)))[0]).T
+            found, P = factors(A, dtype)
+            assert left(found, P) < found.loss
+    for dtype in (np.float64, np.float32):
+        A = np.kron(np.eye(150), np.ones((4, 1)))  # all that Lanczos finds is there after one step
+        found, P = factors(A, dtype)
+        np.testing.assert_allclose(found.condition, 1, rtol=4 * np.finfo(dtype).eps)
+        assert left(found, P) == 0 < found.loss < 1e-3
+    exact = _plain.inverse_cholesky
+    monkeypatch.setattr(_plain, "inverse_cholesky", lambda P: exact(P) * (1 + 1e-5))  # an inverse that is off is seen
+    found, P = factors(rng.normal(size=(600, 300)), np.float64)
+    assert 2e-5 < left(found, P) < found.loss
+
+
 def test_error_bound_holds_on_many_problems():
     rng = np.random.default_rng(15)
     for _ in range(150):

@@ -9,9 +9,9 @@ import numpy as np
 from fundl._types import Array, ArrayLike
 
 __all__ = [
-    "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "inner", "inverse_of_lower", "is_positive",
-    "log_1_minus", "matmul", "product_with_log", "rows_dot", "safe_divide", "sigmoid", "sigmoid_factors", "softplus",
-    "sum_of_others", "within_unit_interval", "zero_and_one",
+    "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "inner", "inverse_cholesky", "inverse_of_lower",
+    "is_positive", "log_1_minus", "matmul", "product_with_log", "rows_dot", "safe_divide", "sigmoid",
+    "sigmoid_factors", "softplus", "sum_of_others", "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -220,4 +220,27 @@ def inverse_of_lower(L: np.ndarray) -> np.ndarray:
 
     result = np.zeros_like(L)
     into(result, L)
+    return result
+
+
+def inverse_cholesky(P: np.ndarray) -> np.ndarray:
+    """L^-1 for P = L L^T, both by halves at once: three quarters of the time of a factor and its inverse in float32.
+
+    As L is formed by the inverse of its upper half, the error grows with the condition of that: measure it where that
+    matters. LinAlgError where P is not positive definite.
+    """
+
+    def into(R: np.ndarray, P: np.ndarray) -> None:
+        h = len(P) // 2
+        if h <= 16:
+            R[:] = np.linalg.inv(np.linalg.cholesky(P))
+            return
+        into(R[:h, :h], P[:h, :h])
+        below = P[h:, :h] @ R[:h, :h].T
+        into(R[h:, h:], P[h:, h:] - below @ below.T)
+        np.matmul(R[h:, h:], below @ R[:h, :h], out=R[h:, :h])
+        np.negative(R[h:, :h], out=R[h:, :h])
+
+    result = np.zeros_like(P)
+    into(result, P)
     return result

@@ -26,9 +26,9 @@ class Rows(NamedTuple):
     cy: np.ndarray
 
 
-def blocks(n: int, d: int) -> list[slice]:
+def blocks(n: int, d: int, least: int = 256) -> list[slice]:
     """Slices of the rows."""
-    rows = min(max(ENTRIES // max(d, 1), 4 * d, 1024), 16384)
+    rows = min(max(ENTRIES // max(d, 1), least), 16384)
     return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
 
 
@@ -40,7 +40,7 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
     cy = rows.cy.astype(dtype)
 
     def part(given: list[slice]) -> np.ndarray:
-        total, product = np.zeros((p, p)), np.empty((d, d), dtype)
+        total, product = np.empty((p, p)), np.empty((d, d), dtype)
         for at, A in _centred(rows, given, dtype, own=rows.s is not None):
             V = np.ones((len(A), p - d), dtype)
             np.subtract(rows.Y[at], cy, out=V[:, :k], dtype=dtype, casting="same_kind")
@@ -48,13 +48,18 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
                 root = np.sqrt(rows.s[at]).astype(dtype)[:, None]
                 A *= root
                 V *= root
-            total[:d, :d] += np.matmul(A.T, A, out=product)  # numpy hands this to syrk: half the work
-            total[:d, d:] += A.T @ V
-            total[d:, d:] += V.T @ V
-        total[d:, :d] = total[:d, d:].T
+            first = at is given[0]
+            if first and dtype == np.float64:
+                np.matmul(A.T, A, out=total[:d, :d])
+            else:
+                np.matmul(A.T, A, out=product)  # numpy hands this to syrk: half the work
+                np.add(0.0 if first else total[:d, :d], product, out=total[:d, :d])
+            total[d:, :d] = V.T @ A + (0.0 if first else total[d:, :d])
+            total[d:, d:] = V.T @ V + (0.0 if first else total[d:, d:])
+        total[:d, d:] = total[d:, :d].T
         return total
 
-    return shared(part, blocks(n, p), threads=p <= NARROW and n * p >= WORTH_IT)
+    return shared(part, blocks(n, p, max(4 * p, 1024)), threads=p <= NARROW and n * p >= WORTH_IT)
 
 
 def _centred(rows: Rows, given: list[slice], dtype: Any, *, own: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
@@ -105,7 +110,7 @@ def residuals(rows: Rows, slope: np.ndarray, beta: np.ndarray, dtype: Any) -> Re
             noise += np.einsum("nk,nk->k", size, weighted).astype(np.float64)
         return Residuals(g, g0, rss, noise)
 
-    return shared(part, blocks(n, d), threads=n * d >= WORTH_IT)
+    return shared(part, blocks(n, d), threads=d <= 4 * NARROW and n * d >= WORTH_IT)
 
 
 def _long_product(A: np.ndarray, v: np.ndarray) -> np.ndarray:

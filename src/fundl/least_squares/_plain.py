@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fundl._precise import inverse_of_lower
+from fundl._precise import inverse_cholesky, inverse_of_lower
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
 from fundl.least_squares._exact import Solution
@@ -20,6 +20,7 @@ SMALL = 20_000  # entries of X up to which everything is refined in longdouble
 MEDIUM = 1 << 21  # and up to which it is where float64 does not give 14 digits
 LONG = np.longdouble if np.finfo(np.longdouble).nmant >= 63 else np.float64
 HALF_ULP = 2.0**-53
+WIDE = 128  # columns from which a condition is estimated, and products pass through the cache in blocks
 
 
 class Factors(NamedTuple):
@@ -64,7 +65,7 @@ def attempt(
     dtypes: tuple[Any, ...] = (np.float32, np.float64) if thin else (np.float64,)
     for dtype in dtypes:
         rows, G = _centred(X, Y, s, intercept, weight, dtype)
-        if not np.isfinite(G).all():
+        if not (np.isfinite(np.diagonal(G)).all() and np.isfinite(G[d:]).all()):
             if s is None or s.all():
                 return None
             return attempt(X[s > 0], Y[s > 0], s[s > 0], l2, intercept, eps)  # a row of weight 0 may hold anything
@@ -141,20 +142,23 @@ def _from_gram(
 ) -> Factors | None:
     """By Cholesky, which loses with the square of the condition."""
     d = len(scale)
-    P = G[:d, :d] / scale
-    if intercept:
-        P -= (G[-1, :d] / G[-1, -1])[:, None] * (G[-1, :d] / scale)
-    P /= scale[:, None]
-    P.flat[:: d + 1] += penalty
-    P = P.astype(dtype, copy=False)
+    P = np.empty((d, d), dtype)
+    for i in range(0, d, WIDE):
+        rows = slice(i, min(i + WIDE, d))
+        part = G[rows, :d]
+        if intercept:
+            part = part - (G[-1, rows] / G[-1, -1])[:, None] * G[-1, :d]
+        np.divide(part / scale, scale[rows, None], out=P[rows], casting="same_kind")
+    P.flat[:: d + 1] += penalty.astype(dtype)
     try:
-        M = inverse_of_lower(np.linalg.cholesky(P))
+        M = inverse_cholesky(P)
     except np.linalg.LinAlgError:
         return None
-    root = np.sqrt(np.diagonal(P))
-    squared = _condition(P / root[:, None] / root, M * root)
+    squared = _condition(P, M)
     cancelled = float(np.max(np.diagonal(G)[:d] / np.square(lengths)))  # by taking the means out of the products
     loss = float(np.finfo(dtype).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared * cancelled
+    if d > WIDE:
+        loss += 4 * _largest(lambda v: M @ (P @ (v @ M)) - v, d, dtype, 4)  # M comes from inverses: measured
     reach = np.sqrt(np.einsum("ij,ij->j", M, M))
     return Factors(M, penalty, scale, lengths, reach, float(np.sqrt(squared)), loss)
 
@@ -168,37 +172,41 @@ def _from_triangle(
     if not (np.abs(np.diagonal(L)) > 1e-14).all():
         return None
     M = inverse_of_lower(L)
-    P = L @ L.T
-    root = np.sqrt(np.diagonal(P))
-    condition = float(np.sqrt(_largest(lambda v: P @ (v / root) / root, d) * _largest(_scaled(M, root), d)))
+    condition = float(np.sqrt(_estimated_condition(L @ L.T, M)))
     loss = float(np.finfo(np.float64).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * condition
     reach = np.sqrt(np.einsum("ij,ij->j", M, M))
     return Factors(M, penalty, scale, lengths, reach, condition, loss) if loss < 1e-3 else None
 
 
-def _scaled(M: np.ndarray, root: np.ndarray) -> Any:
-    return lambda v: root * (M.T @ (M @ (root * v)))
-
-
 def _condition(P: np.ndarray, M: np.ndarray) -> float:
-    """The 2-norm condition of P = (M^T M)^-1; of large matrices by a few steps of Lanczos."""
-    if len(P) <= 128:
-        values = np.linalg.eigvalsh(P)
-        return float(values[-1] / max(values[0], 1e-300))
-    return _largest(lambda v: P @ v, len(P), P.dtype) * _largest(lambda v: M.T @ (M @ v), len(P), P.dtype)
+    """The 2-norm condition of P = (M^T M)^-1 scaled to a diagonal of ones; an estimate where it is large."""
+    root = np.sqrt(np.diagonal(P))
+    if len(P) > WIDE:
+        return _estimated_condition(P, M)
+    values = np.linalg.eigvalsh(P / root[:, None] / root)
+    return float(values[-1] / max(values[0], 1e-300))
+
+
+def _estimated_condition(P: np.ndarray, M: np.ndarray) -> float:
+    root, d = np.sqrt(np.diagonal(P)), len(P)
+    own = _largest(lambda v: P @ (v / root) / root, d, P.dtype)
+    return own * _largest(lambda v: root * ((M @ (root * v)) @ M), d, P.dtype)
 
 
 def _largest(apply: Any, d: int, dtype: Any = np.float64, steps: int = 8) -> float:
-    """The largest eigenvalue of a positive matrix, from below: Golub and Van Loan, Matrix Computations, 10.1."""
+    """The 2-norm of a symmetric matrix, from below, by Lanczos: Golub and Van Loan, Matrix Computations, 10.1."""
     q = np.cos(np.arange(1.0, d + 1))  # no pattern that data have
     basis = np.zeros((steps, d))
     T = np.zeros((steps, steps))
     for i in range(steps):
-        basis[i] = q / np.linalg.norm(q)
+        size = np.linalg.norm(q)
+        if i and not size > 64 * np.finfo(dtype).eps * np.abs(T).max():  # all that q has a part in is found
+            break
+        basis[i] = q / size
         q = apply(basis[i].astype(dtype))
         T[: i + 1, i] = T[i, : i + 1] = basis[: i + 1] @ q
         q = q - basis[: i + 1].T @ T[: i + 1, i]
-    return float(np.linalg.eigvalsh(T)[-1])
+    return float(np.abs(np.linalg.eigvalsh(T)).max())
 
 
 def _refined(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fundl._precise import inverse_of_lower
+from fundl._precise import inverse_cholesky
 from fundl.newton import _distance, _passes
 from fundl.newton._passes import N, Rows, Source
 from fundl.newton._sampled import SINGLE, Found, Memory, quadratic, rank, rounding, sample
@@ -116,7 +116,7 @@ class Model(NamedTuple):
 
 def inverse_of(M: N) -> N:
     """M^-1 of a positive definite matrix, in float32: less than half the work of `numpy.linalg.inv`."""
-    L = inverse_of_lower(np.linalg.cholesky(M)).astype(np.float32)
+    L = inverse_cholesky(M).astype(np.float32)
     return L.T @ L
 
 
