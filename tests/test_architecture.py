@@ -22,7 +22,7 @@ TO_BE_SPLIT = {"fundl.losses._logit_tiles": 420}
 # A module imports only what stands on a lower floor, and its own package.
 FLOORS = (
     {"_types", "checkpoint", "datasets", "verify"},
-    {"_check", "_precise", "_result"},
+    {"_check", "_precise", "_result", "_threads"},
     {"norms", "activations", "losses", "layers", "_from_output"},
     {"least_squares", "descent", "newton", "backprop"},
     {"linear_regression", "logistic_regression", "softmax_regression", "mlp"},
@@ -38,6 +38,7 @@ WITH_OPTAX = {"descent", "mlp", "cli", "_tour"}  # only where something iterates
 TESTED_IN = {  # modules whose test file has another name
     "_types": "linear_regression",
     "_from_output": "backprop",
+    "_threads": "sweep",
     "_own_rules": "cli",
     "_tour": "cli",
     "__main__": "cli",

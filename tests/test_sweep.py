@@ -265,11 +265,36 @@ def test_under_jit_and_no_recompilation_for_new_numbers():
         np.testing.assert_allclose(found.params.w, plain.params.w, rtol=1e-9, atol=1e-12)
         np.testing.assert_array_equal(best, plain.best)
     assert len(compiled) == 1
-    from fundl.sweep import _program
 
-    before = _program.solve._cache_size()
-    sweep.logistic(X * 2, 1 - Y, l2=L2 / 7, folds=np.asarray(held), intercept=True)
-    assert _program.solve._cache_size() == before
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_traced_lanes_are_the_concrete_ones(intercept):
+    """Two implementations of the same steps: soft labels, weights, no penalty, a constant column, scores."""
+    A, soft = np.column_stack([X, np.full(N, 3.0)]), 0.1 + 0.8 * Y
+    options = {"l2": L2, "weights": WEIGHTS, "folds": 3, "intercept": intercept}
+    one, other = sweep.logistic(A, soft, **options), jax.jit(lambda y: sweep.logistic(A, y, **options))(soft)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    for a, b in zip(one.scores, other.scores, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11)
+    np.testing.assert_array_equal(one.code, other.code)
+    np.testing.assert_allclose(one.certificate.objective, other.certificate.objective, rtol=1e-13)
+    assert np.all(one.certificate.suboptimality <= 1e-12 * one.certificate.objective)
+
+
+@pytest.mark.parametrize(("n", "d"), [(700, 70), (5000, 3), (33, 2)])
+def test_concrete_lanes_of_all_shapes(n, d, monkeypatch):
+    """Products in pieces of rows, of columns and of neither; hard lanes among them; one lane, and odd numbers."""
+    monkeypatch.setattr(sweep._fits._program, "solve", lambda *a, **options: pytest.fail("compiled"))
+    A = RNG.normal(size=(n, d))
+    y = np.stack([A[:, 0] > 0, A[:, 0] + RNG.normal(size=n) > 0], axis=1).astype(float)
+    found = sweep.logistic(A, y, l2=[0.0, 3.0, 0.1, 30.0, 1.0, 0.3], folds=3)
+    assert (found.code[0, :, 0] == Status.separable).all()
+    assert (found.code[1:] == Status.converged).all()
+    for i, j, c in ((1, 2, 0), (2, 0, 1), (5, 1, 0)):
+        s = 1.0 * (np.arange(n) % 3 != j)
+        same(lane(found, i, j, c), logistic_regression.fit(A, y[:, c], l2=found.l2[i], weights=s))
+    same(lane(sweep.logistic(A, y[:, 1], l2=2.0), 0, 0, 0), logistic_regression.fit(A, y[:, 1], l2=2.0))
 
 
 def test_traced_values_that_are_bad_mark_their_lanes():

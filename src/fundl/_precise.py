@@ -203,20 +203,21 @@ def zero_and_one(like: Array) -> tuple[Array, ...]:
 
 
 def inverse_of_lower(L: np.ndarray) -> np.ndarray:
-    """L^-1 of a lower triangle by halves, so that nearly all of the work is products of matrices.
+    """L^-1 of a lower triangle, or of many (..., n, n), by halves: nearly all of the work is products of matrices.
 
     SciPy's trtri is no faster, and its threads compete with those of NumPy's products.
     """
+    least = 16 if L.ndim == 2 else 4  # many share what a call costs
 
     def into(R: np.ndarray, L: np.ndarray) -> None:
-        h = len(L) // 2
-        if h <= 16:
-            R[:] = np.linalg.inv(L)
+        h = L.shape[-1] // 2
+        if h <= least:
+            R[...] = np.linalg.inv(L)
             return
-        into(R[:h, :h], L[:h, :h])
-        into(R[h:, h:], L[h:, h:])
-        np.matmul(R[h:, h:], L[h:, :h] @ R[:h, :h], out=R[h:, :h])
-        np.negative(R[h:, :h], out=R[h:, :h])
+        into(R[..., :h, :h], L[..., :h, :h])
+        into(R[..., h:, h:], L[..., h:, h:])
+        below = np.matmul(R[..., h:, h:], L[..., h:, :h] @ R[..., :h, :h], out=R[..., h:, :h])
+        np.negative(below, out=below)
 
     result = np.zeros_like(L)
     into(result, L)

@@ -4,12 +4,12 @@ Narrow blocks run on as many threads as there are processors; wide ones leave th
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fundl._threads import on_all, processors
 
 ENTRIES = 1 << 18  # of a block
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
@@ -138,32 +138,15 @@ def triangle(rows: Rows, scale: np.ndarray, penalty: np.ndarray, intercept: bool
 
 def shared(part: Callable[[list[slice]], Any], given: list[slice], *, threads: bool) -> Any:
     """The sum of part(...) over the blocks, split among the processors; the order of the sum is fixed."""
-    workers = min(_processors(), len(given) // 2) if threads else 1
+    workers = min(processors(), len(given) // 2) if threads else 1
     if workers < 2:
         return part(given)
     size = -(-len(given) // workers)
-    shares = [given[i : i + size] for i in range(0, len(given), size)]
-    with ThreadPoolExecutor(len(shares)) as pool:
-        # Threads start with numpy's default error state.
-        return functools.reduce(_added, pool.map(_quietly(part), shares))
-
-
-def _quietly(part: Callable[[list[slice]], Any]) -> Callable[[list[slice]], Any]:
-    def run(given: list[slice]) -> Any:
-        with np.errstate(all="ignore"):
-            return part(given)
-
-    return run
+    return functools.reduce(_added, on_all(part, [given[i : i + size] for i in range(0, len(given), size)]))
 
 
 def _added(a: Any, b: Any) -> Any:
     return type(a)(*map(np.add, a, b)) if isinstance(a, tuple) else a + b
-
-
-@functools.cache
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def sample(n: int, limit: int = 256) -> slice:

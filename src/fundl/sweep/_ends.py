@@ -76,6 +76,20 @@ def lanes(m: int, replicates: range, t: int) -> np.ndarray:
     return np.stack([v.reshape(-1) for v in grid]).astype(np.int32)
 
 
+def parents(rows: Rows, m: int, t: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """All lanes (3, L), the number of the one that each starts from, and how many are parents; those come first.
+
+    A replicate starts from the fit to all its rows, or to mean weights; a parent is its own, and starts from zeros.
+    """
+    first, after = lanes(m, range(rows.first), t), lanes(m, range(rows.first, rows.train.shape[0]), t)
+    count = first.shape[1]
+    parent = np.arange(count + after.shape[1])
+    if count:
+        of = (after[1] - rows.first) // ((rows.train.shape[0] - rows.first) // rows.first)
+        parent[count:] = (after[0] * rows.first + of) * t + after[2]
+    return np.concatenate([first, after], axis=1), parent, count
+
+
 def losses_of(link: str, z: Array, y: Array) -> tuple[Array, Array]:
     """The loss of each row and whether it is right; z (n,) or (n, k), y (n,) or (n, k)."""
     if link == "linear":
@@ -87,6 +101,7 @@ def losses_of(link: str, z: Array, y: Array) -> tuple[Array, Array]:
     return loss, (jnp.argmax(z, axis=1) == jnp.argmax(y, axis=1)).astype(z.dtype)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def scores(link: str, X: Array, y: Array, w: Array, b: Array, q: Array) -> tuple[Array, Array]:
     """Mean loss and share of right answers over rows weighted by q; NaN where all q are 0."""
     z = matmul(X, w) + b[None, :] if w.ndim == 2 else matmul(X, w[:, None])[:, 0] + b

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fundl import _check, least_squares, logistic_regression, softmax_regression
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.sweep import _linear, _program, _singly
+from fundl.sweep import _concrete_program, _linear, _program, _singly
 from fundl.sweep._ends import Ends, in_float64
 from fundl.sweep._inputs import Given, given
 from fundl.sweep._result import Scores, Sweep
@@ -42,9 +42,10 @@ def logistic(
     booleans (k, n) as `sweep.folds` makes them. Arrays of the result (m, r, t), with r = weights x folds, also where
     one of them is 1.
     How: all lanes step together (see the module `_lanes`); those that this does not bring to a proven optimum
-    (separable without penalty, dependent columns, l1, many columns) are fitted one after another by
-    `logistic_regression.fit`, inside the same program or, where that takes longer (l1, many columns), in NumPy, each
-    from the fit of the next larger penalty; with its statuses and its separating directions.
+    (separable without penalty, dependent columns, l1, many columns) are fitted one after another, as
+    `logistic_regression.fit` does, with its statuses and its separating directions. Concrete data go through NumPy, on
+    all processors, and are not compiled (but l1 on small data, and fits that have no minimum); traced data are one
+    program.
     `certificate.suboptimality` bounds f - minimum by strong convexity, or as the separate fit does.
     intercept, tol, max_steps: as in `logistic_regression.fit`.
     Errors: TypeError and ValueError as there, for l2 and l1 that are negative or of different lengths, for folds that
@@ -161,26 +162,22 @@ def _convex(
     D = X.shape[1] + 1
     pairs = X.shape[0] * D * (D + 1) // 2
     small = D <= WIDEST and pairs <= MOST
-    together = link == "sigmoid" and not sparse and small and jax.typeof(X).sharding.mesh.empty
+    one_device = jax.typeof(X).sharding.mesh.empty
+    together = link == "sigmoid" and not sparse and small and one_device
     static = {"link": link, "intercept": bool(intercept), "sparse": sparse, "together": together}
     shape = (data.l2.shape[0], -1, Y.shape[1] if link == "sigmoid" else 1)
 
     def solve(data: Given) -> tuple[Ends, Ends]:
-        def run(singly: bool) -> tuple[Ends, Ends]:
-            return _program.solve(data, limit.astype(data.X.dtype), max_steps, singly=singly, **static)
-
-        in_numpy = not together and (not sparse or (link == "sigmoid" and pairs > FEW))
-        if concrete and in_numpy and jax.typeof(data.X).sharding.mesh.empty:
+        if in_numpy and together:
+            return _concrete_program.solve(data, limit, int(max_steps), intercept=bool(intercept))
+        if in_numpy and (not sparse or (link == "sigmoid" and pairs > FEW)):
             found = _singly.solve(data, limit, max_steps, link=link, intercept=bool(intercept))
             if found is not None:
                 return found
-        if not (concrete and together):
-            return run(singly=True)
-        # The program with the separate fits in it is compiled only when some lane needs one.
-        found = run(singly=False)
-        return found if all(bool(jnp.all(e.code == int(Status.converged))) for e in found) else run(singly=True)
+        return _program.solve(data, limit.astype(data.X.dtype), max_steps, **static)
 
     concrete = all(_check.concrete(v) for v in (*jax.tree.leaves(data), limit, max_steps))
+    in_numpy = concrete and one_device
     narrow = X.dtype.itemsize < 8 and concrete
     ends, whole = in_float64(solve, data, link) if narrow else solve(data)
     return _packed(data, ends, whole, "logistic" if link == "sigmoid" else "softmax", shape)

@@ -12,13 +12,13 @@ from fundl._result import Status
 from fundl._types import Array
 from fundl.newton._design import shift_and_scale, standardise
 from fundl.sweep import _lanes
-from fundl.sweep._ends import Ends, Rows, clean, end_of, lanes, rows_of, scores
+from fundl.sweep._ends import Ends, Rows, clean, end_of, lanes, parents, rows_of, scores
 from fundl.sweep._inputs import Given
 
 CHUNK = 128  # lanes that step together
 
 
-@functools.partial(jax.jit, static_argnames=("link", "intercept", "sparse", "together", "singly"))
+@functools.partial(jax.jit, static_argnames=("link", "intercept", "sparse", "together"))
 def solve(
     given: Given,
     tol: Array,
@@ -28,11 +28,10 @@ def solve(
     intercept: bool,
     sparse: bool,
     together: bool,
-    singly: bool,
 ) -> tuple[Ends, Ends]:
     """The ends of the replicates and, with folds, of the fits to all rows; lanes in the order (m, r, t).
 
-    together: first all in lockstep. singly: then those without a proof, or all, one by one.
+    together: first all in lockstep. Then those without a proof, or all, one by one.
     """
     rows = rows_of(given)
     X, Y = clean(given)
@@ -41,7 +40,7 @@ def solve(
     after = lanes(m, range(rows.first, R), t)
     all_lanes = np.concatenate([before, after], axis=1)
     if together:
-        ends = _together(X, Y, rows, given.l2, tol, max_steps, intercept, before, after)
+        ends = _together(X, Y, rows, given.l2, tol, max_steps, intercept, kept=before.shape[1] > 0)
         bad = ends.code != int(Status.converged)
         order, count = jnp.argsort(~bad), jnp.sum(bad)
     else:
@@ -61,8 +60,7 @@ def solve(
         scored = scores(link, X, y[:, 0] if link == "sigmoid" else y, fit.params.w, fit.params.b, q)
         return jax.tree.map(lambda all, v: all.at[lane].set(v), ends, end_of(fit, scored))
 
-    if singly:
-        ends = jax.lax.fori_loop(0, count, one, ends)
+    ends = jax.lax.fori_loop(0, count, one, ends)
     split = before.shape[1]
     return jax.tree.map(lambda v: v[split:], ends), jax.tree.map(lambda v: v[:split], ends)
 
@@ -76,10 +74,9 @@ def _nothing(X: Array, Y: Array, L: int, link: str) -> Ends:
 
 
 def _together(
-    X: Array, Y: Array, rows: Rows, l2: Array, tol: Array, max_steps: Array, intercept: bool, before: np.ndarray,
-    after: np.ndarray,
-) -> Ends:  # fmt: skip
-    """All lanes in lockstep, a chunk at a time; the replicates start from the fits to all rows, or to mean weights."""
+    X: Array, Y: Array, rows: Rows, l2: Array, tol: Array, max_steps: Array, intercept: bool, *, kept: bool
+) -> Ends:
+    """All lanes in lockstep, a chunk at a time; those that others start from are kept, or left out of the ends."""
     m, t, d = l2.shape[0], Y.shape[1], X.shape[1]
     mean = jnp.mean(rows.train[: max(rows.first, 1)], axis=0)
     centre, scale = shift_and_scale(X, mean, intercept)
@@ -88,14 +85,8 @@ def _together(
     shared = _lanes.Shared(Z, _lanes.pairs(Z), k)
     targets = within_unit_interval(Y).T
 
-    first = lanes(m, range(rows.first), t)
-    which = np.concatenate([first, after], axis=1)
-    L, L_first = which.shape[1], first.shape[1]
-    # Each starts from where its parent has ended; the first, their own parents, from zeros.
-    parent = np.arange(L)
-    if L_first:
-        of = (after[1] - rows.first) // ((rows.train.shape[0] - rows.first) // rows.first)
-        parent[L_first:] = (after[0] * rows.first + of) * t + after[2]
+    which, parent, L_first = parents(rows, m, t)
+    L = which.shape[1]
     queue = _chunks(L_first, L)
 
     def chunk(ended: Array, lane: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -115,7 +106,7 @@ def _together(
     _, out = jax.lax.scan(chunk, jnp.zeros((L, d + 1), X.dtype), jnp.asarray(queue))
     place = np.zeros(L, int)
     place[queue.reshape(-1)] = np.arange(queue.size)
-    place = place[np.arange(0 if before.shape[1] else L_first, L)]
+    place = place[np.arange(0 if kept else L_first, L)]
     out = tuple(v.reshape(-1, *v.shape[2:])[place] for v in out)
     theta, f, g, bound, steps, loss, accuracy = out
     w = theta[:, :-1] / scale[None, :]

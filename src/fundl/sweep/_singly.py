@@ -17,8 +17,6 @@ from fundl._types import Array
 from fundl.sweep._ends import Ends, clean, end_of, lanes, rows_of, scores
 from fundl.sweep._inputs import Given
 
-_scores = jax.jit(scores, static_argnums=0)
-
 
 def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: bool) -> tuple[Ends, Ends] | None:
     """The ends of the replicates and, with folds, of the fits to all rows; None for soft classes.
@@ -58,7 +56,7 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
     of_lanes = []
     for p, r, j in [*before.T.tolist(), *lanes(len(l2), range(rows.first, len(train)), len(targets)).T.tolist()]:
         w, b = found[r, p, j].params
-        scored = _scores(link, X, Y if softmax else Y[:, j], w, b, rows.score[r])
+        scored = scores(link, X, Y if softmax else Y[:, j], w, b, rows.score[r])
         of_lanes.append(end_of(found[r, p, j], scored))
     ends, split = Ends(*(jnp.stack(v) for v in zip(*of_lanes, strict=True))), before.shape[1]
     return jax.tree.map(lambda v: v[split:], ends), jax.tree.map(lambda v: v[:split], ends)

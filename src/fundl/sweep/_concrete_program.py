@@ -1,0 +1,117 @@
+"""From concrete data to the ends of all lanes in NumPy, where they are to step together: see `_program`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundl import newton
+from fundl._precise import within_unit_interval
+from fundl._result import Status
+from fundl._threads import on_all, processors
+from fundl._types import Array
+from fundl.newton._design import shift_and_scale, standardise
+from fundl.sweep import _concrete_lanes
+from fundl.sweep._ends import Ends, clean, end_of, parents, rows_of, scores
+from fundl.sweep._inputs import Given
+
+ENTRIES = 1 << 18  # logits of the lanes that step together: many share what a call costs, and the cache holds them
+FEW = 32  # lanes that are not split among processors
+EPS = float(np.finfo(np.float64).eps)
+
+_shift_and_scale = jax.jit(shift_and_scale, static_argnums=2)
+_standardise = jax.jit(standardise, static_argnums=4)
+
+
+def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple[Ends, Ends]:
+    """The ends of the replicates and, with folds, of the fits to all rows; lanes without a proof are fitted alone."""
+    rows = rows_of(given)
+    X, Y = clean(given)
+    train, score, l2 = (np.asarray(v) for v in (rows.train, rows.score, given.l2))
+    targets = np.asarray(within_unit_interval(Y)).T
+    mean = jnp.asarray(train[: max(rows.first, 1)].mean(axis=0))
+    shift, scaling = _shift_and_scale(X, mean, intercept)
+    Z, centre, scale = (np.asarray(v) for v in (_standardise(X, mean, shift, scaling, intercept), shift, scaling))
+    shared = _concrete_lanes.shared(Z, scale)
+
+    which, parent, first = parents(rows, len(l2), len(targets))
+    L, (n, D) = which.shape[1], Z.shape
+    start, reached = np.zeros((L, D)), np.zeros((L, D))
+    ends = {name: np.zeros(L) for name in ("b", "f", "gradient_norm", "bound", "loss", "accuracy")}
+    ends |= {name: np.zeros(L, np.int32) for name in ("steps", "code")}
+    ends |= {"w": np.zeros((L, D - 1)), "w_direction": np.full((L, D - 1), np.nan), "b_direction": np.full(L, np.nan)}
+
+    def chunk(lane: np.ndarray) -> None:
+        p, r, j = which[:, lane]
+        y, q, s = targets[j], score[r], train[r]
+        found = _concrete_lanes.minimise(shared, s, y, l2[p], start[lane], float(tol), max_steps)
+        z, theta, g = found.z, found.theta, found.gradient
+        w = theta[:, :-1] / scale
+        b = theta[:, -1] - w @ centre
+        rounded = 2 * EPS * (np.abs(theta[:, -1]) + 2 * np.abs(w) @ np.abs(centre)) * intercept  # moves every logit
+        bound = found.bound + np.abs(g[:, -1]) * rounded + s.sum(axis=1) * rounded * rounded / 2
+        usable = np.isfinite(bound) & np.isfinite(theta).all(axis=1)
+        reached[lane] = np.where(usable[:, None], theta, 0.0)
+        good = (bound <= max(float(tol), np.sqrt(EPS) / 100) * found.f) & np.isfinite(theta).all(axis=1)
+        outside = scale * g[:, :-1] + centre * g[:, -1:]
+        total = q.sum(axis=1)
+        loss = found.L + np.where(z > 0, (1 - y) * z, -y * z)
+        known = {
+            "w": w, "b": b, "f": found.f, "bound": bound, "steps": found.steps,
+            "gradient_norm": np.sqrt(np.sum(outside * outside, axis=1) + g[:, -1] ** 2),
+            "code": np.where(good, int(Status.converged), int(Status.stalled)),
+            "loss": np.sum(q * loss, axis=1) / total,
+            "accuracy": np.sum(q * ((z > 0) == (y > 0.5)), axis=1) / total,
+        }  # fmt: skip
+        for name, v in known.items():
+            ends[name][lane] = v
+
+    def run(lane: np.ndarray) -> None:
+        workers = processors() if n <= _concrete_lanes.TALL else 1
+        at_once = min(ENTRIES // n + 1, max(FEW, -(-len(lane) // workers)))
+        parts = -(-len(lane) // at_once)
+        on_all(
+            chunk, [lane[i::parts] for i in range(parts)]
+        )  # each with some of the small penalties, which take longer
+
+    if first:
+        run(np.arange(first))
+    # Along the path of penalties: how far a replicate is from its parent, between two of its fits that are known.
+    own = first + np.arange(L - first).reshape(len(l2), -1)[np.argsort(-l2)]
+    origin = reached[parent[own]] if first else np.zeros((*own.shape, D))
+    size = np.linalg.norm(origin, axis=2, keepdims=True)
+    size[size == 0] = 1
+    known: list[int] = []
+    for level in _levels(len(l2)):
+        for p in level:
+            away = np.zeros(())
+            if known:
+                a, b = max(q for q in known if q < p), min(q for q in known if q > p)
+                before, after = ((reached[own[q]] - origin[q]) / size[q] for q in (a, b))
+                away = before + (p - a) / (b - a) * (after - before)
+            start[own[p]] = origin[p] + size[p] * away
+        run(own[level].reshape(-1))
+        known += level
+    options = {"intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": max_steps}
+    for i in np.flatnonzero(ends["code"] != int(Status.converged)):
+        p, r, j = which[:, i]
+        fit = newton.fit_concrete(
+            np.asarray(X), np.asarray(Y[:, j]), k=1, l2=l2[p], l1=0.0, weights=train[r], **options
+        )  # fmt: skip
+        if fit is None:
+            own = {"l2": given.l2[p], "l1": 0.0, "weights": rows.train[r]}
+            fit = newton.fit(X, Y[:, j : j + 1], link="sigmoid", **own, **options)
+        for name, v in end_of(fit, scores("sigmoid", X, Y[:, j], *fit.params, rows.score[r]))._asdict().items():
+            ends[name][i] = v
+    whole = slice(first if given.held is None else 0, first)
+    return _on_device(ends, slice(first, L)), _on_device(ends, whole)
+
+
+def _levels(m: int) -> list[list[int]]:
+    """The places 0..m-1 in the order they are fitted: every fourth and the last, then those between."""
+    first = sorted({*range(0, m, 4), m - 1})
+    between = sorted({*range(m)} - {*first})
+    return [first, between] if between else [first]
+
+
+def _on_device(ends: dict[str, np.ndarray], part: slice) -> Ends:
+    return Ends(**{name: jnp.asarray(v[part]) for name, v in ends.items()})
