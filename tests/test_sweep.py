@@ -286,11 +286,17 @@ def test_traced_lanes_are_the_concrete_ones(intercept):
 def test_concrete_lanes_of_all_shapes(n, d, monkeypatch):
     """Products in pieces of rows, of columns and of neither; hard lanes among them; one lane, and odd numbers."""
     monkeypatch.setattr(sweep._fits._program, "solve", lambda *a, **options: pytest.fail("compiled"))
+    newton, alone = sweep._fits._concrete_program.newton, []
+    exact = newton.fit_concrete
+    monkeypatch.setattr(
+        newton, "fit_concrete", lambda *a, **options: alone.append(options["l2"]) or exact(*a, **options)
+    )
     A = RNG.normal(size=(n, d))
     y = np.stack([A[:, 0] > 0, A[:, 0] + RNG.normal(size=n) > 0], axis=1).astype(float)
     found = sweep.logistic(A, y, l2=[0.0, 3.0, 0.1, 30.0, 1.0, 0.3], folds=3)
     assert (found.code[0, :, 0] == Status.separable).all()
     assert (found.code[1:] == Status.converged).all()
+    assert not any(alone)  # only those without penalty left the others
     for i, j, c in ((1, 2, 0), (2, 0, 1), (5, 1, 0)):
         s = 1.0 * (np.arange(n) % 3 != j)
         same(lane(found, i, j, c), logistic_regression.fit(A, y[:, c], l2=found.l2[i], weights=s))
