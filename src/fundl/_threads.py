@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+TOGETHER = 8  # rows of a piece of a product
+PIECE = 1 << 18  # of multiplications, up to which OpenBLAS takes one thread and no lock
+TALL = 4096  # rows or columns from which a product is left to the threads of BLAS
+
 
 @functools.cache
 def processors() -> int:
@@ -29,3 +33,24 @@ def on_all(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         return [quietly(item) for item in given]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(quietly, given))
+
+
+def product(A: np.ndarray, B: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """A @ B; of many rows in small pieces: the threads of BLAS would wait for those that run other chunks."""
+    C, K, columns = len(A), len(B), B.shape[1]
+    if max(K, columns) > TALL:
+        return np.matmul(A, B, out=out)
+    out = np.empty((C, columns), A.dtype) if out is None else out
+    deep = min(K, 512)
+    wide = max(PIECE // (TOGETHER * deep), 16)
+    full = C - C % TOGETHER
+    for rows, shape in ((slice(full), (-1, TOGETHER)), (slice(full, C), (1, C - full))):
+        if rows.start == C or rows.stop == 0:
+            continue
+        a, c = A[rows].reshape(*shape, K), out[rows].reshape(*shape, columns)
+        for j in range(0, columns, wide):
+            part = c[..., j : j + wide]
+            np.matmul(a[..., :deep], B[:deep, j : j + wide], out=part)
+            for i in range(deep, K, deep):
+                part += a[..., i : i + deep] @ B[i : i + deep, j : j + wide]
+    return out

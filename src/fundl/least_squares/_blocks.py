@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fundl._threads import on_all, processors
+from fundl._threads import on_all, processors, product
 
 ENTRIES = 1 << 18  # of a block
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
@@ -111,6 +111,47 @@ def residuals(rows: Rows, slope: np.ndarray, beta: np.ndarray, dtype: Any) -> Re
         return Residuals(g, g0, rss, noise)
 
     return shared(part, blocks(n, d), threads=d <= 4 * NARROW and n * d >= WORTH_IT)
+
+
+def squares(
+    rows: Rows, w: np.ndarray, left_out: tuple[np.ndarray, np.ndarray, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """sum_i s_i r_i^2 for r = Y - cy - (X - c) w of many fits w (m, d, k), and of r_i / (1 - h_i) with `left_out`.
+
+    left_out = (V, F, a) for h_i = s_i (a + sum_r ((x_i - c) V)_r^2 F_rm); where rounding leaves no 1 - h_i it is NaN.
+    """
+    (n, d), (m, _, k) = rows.X.shape, w.shape
+    W = np.ascontiguousarray(w.transpose(1, 0, 2)).reshape(d, m * k)
+    size = max(ENTRIES // 4 // (m * k + d), 64)
+
+    def part(given: list[slice]) -> np.ndarray:
+        total = np.zeros((2, m, k))
+        A, R, H = np.empty((size, d)), np.empty((size, m * k)), np.empty((size, m))
+        for at in given:
+            T = rows.Y[at] - rows.cy
+            r, h = R[: len(T)], H[: len(T)]
+            a = np.subtract(rows.X[at], rows.c, out=A[: len(T)])
+            if rows.s is not None:
+                root = np.sqrt(rows.s[at])[:, None]
+                a *= root
+                T *= root
+            r = product(a, W, r).reshape(-1, m, k)
+            np.subtract(T[:, None, :], r, out=r)
+            total[0] += np.einsum("nmk,nmk->mk", r, r)
+            if left_out is not None:
+                V, F, share = left_out
+                b = product(a, V)
+                b *= b
+                np.subtract(1 - share * (1.0 if rows.s is None else rows.s[at][:, None]), product(b, F, h), out=h)
+                if h.min() < 1e-14:
+                    h[h < 1e-14] = np.nan
+                r /= h[:, :, None]
+                total[1] += np.einsum("nmk,nmk->mk", r, r)
+        return total
+
+    given = [slice(i, min(i + size, n)) for i in range(0, n, size)]
+    rss, loo = shared(part, given, threads=n * (d + m) >= WORTH_IT)
+    return rss, loo
 
 
 def _long_product(A: np.ndarray, v: np.ndarray) -> np.ndarray:

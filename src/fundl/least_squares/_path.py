@@ -95,23 +95,7 @@ def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None
     filters = 1 / (values[:, None] + l2)  # (r, m)
     coordinates = V.T @ target
     w = np.einsum("dr,rm,rk->mdk", V, filters, coordinates, optimize=True)
-    turned = (filters[:, :, None] * coordinates[:, None, :]).reshape(len(values), m * k)
-
-    def part(given: list[slice]) -> Any:
-        loo, rss = np.zeros((m, k)), np.zeros((m, k))
-        for at in given:
-            B = (X[at] - c) @ V
-            centred = Y[at] - cy
-            q = np.ones(len(B)) if s is None else s[at]
-            r = centred[:, None, :] - (B @ turned).reshape(-1, m, k)
-            rss += (q @ np.square(r).reshape(len(B), m * k)).reshape(m, k)
-            # 1 - h_i, of which rounding must not make an infinite residual
-            rest = (1 - q * (intercept / weight))[:, None] - q[:, None] * (np.square(B) @ filters)
-            r /= np.where(rest > 1e-14, rest, np.nan)[:, :, None]
-            loo += (q @ np.square(r).reshape(len(B), m * k)).reshape(m, k)
-        return np.stack([loo, rss])
-
-    loo, rss = _blocks.shared(part, _blocks.blocks(n, d + m * (1 + k)), threads=n * (d + m) >= _blocks.WORTH_IT)
+    rss, loo = _blocks.squares(rows, w, (V, filters, intercept / weight))
     trace = (values[:, None] * filters).sum(axis=0) + intercept
     b = cy - np.einsum("d,mdk->mk", c, w)
     slack = weight - trace

@@ -7,11 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fundl._precise import inverse_of_lower
+from fundl._threads import product
 
 N = np.ndarray
-TOGETHER = 8  # rows of a piece of a product
-PIECE = 1 << 18  # of multiplications, up to which OpenBLAS takes one thread and no lock
-TALL = 4096  # rows of Z from which a chunk is few lanes, and products are left to the threads of BLAS
 EPS, EPS32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
 
 
@@ -72,7 +70,7 @@ def minimise(given: Shared, s: N, y: N, l2: N, start: N, tol: float, max_steps: 
     wrong, right = s * (1 - y), s * y
     theta, M, r, steps = start.copy(), np.zeros((C, D, D), np.float32), zero.copy(), np.zeros(C, np.int32)
     lanes = Lanes(
-        np.arange(C), s, wrong, right, K, start, _product(start, given.ZT), np.zeros((C, D)), np.zeros((C, n)),
+        np.arange(C), s, wrong, right, K, start, product(start, given.ZT), np.zeros((C, D)), np.zeros((C, n)),
         M.copy(), zero, zero + 1, np.ones(C, bool),
     )  # fmt: skip
     room = np.empty((4, C, n))  # memory that is there already: what is new costs as much as a product
@@ -102,7 +100,7 @@ def _stepped(given: Shared, lanes: Lanes, room: N, tol: float, *, first: bool) -
         old = np.flatnonzero(stale)
         M[old] = _inverses(given, h if len(old) == len(h) else h.take(old, axis=0), K[old])
     v = -_solved(M, g)
-    v_z = _product(v, given.ZT, room[1])
+    v_z = product(v, given.ZT, room[1])
     c1, c2 = _plane(v, v_z, last, u_z, g, h, K, room[2], first=first)
     step = c1 * v + c2 * last
     v_z *= c1
@@ -136,27 +134,6 @@ def _stepped(given: Shared, lanes: Lanes, room: N, tol: float, *, first: bool) -
     return Lanes(at, s, wrong, right, K, theta, z, step, dz, M, drift, r, stale), ended | lost
 
 
-def _product(A: N, B: N, out: N | None = None) -> N:
-    """A @ B; of many rows in small pieces: the threads of BLAS would wait for those that run other chunks."""
-    C, K, columns = len(A), len(B), B.shape[1]
-    if max(K, columns) > TALL:
-        return np.matmul(A, B, out=out)
-    out = np.empty((C, columns), A.dtype) if out is None else out
-    deep = min(K, 512)
-    wide = max(PIECE // (TOGETHER * deep), 16)
-    full = C - C % TOGETHER
-    for rows, shape in ((slice(full), (-1, TOGETHER)), (slice(full, C), (1, C - full))):
-        if rows.start == C or rows.stop == 0:
-            continue
-        a, c = A[rows].reshape(*shape, K), out[rows].reshape(*shape, columns)
-        for j in range(0, columns, wide):
-            part = c[..., j : j + wide]
-            np.matmul(a[..., :deep], B[:deep, j : j + wide], out=part)
-            for i in range(deep, K, deep):
-                part += a[..., i : i + deep] @ B[i : i + deep, j : j + wide]
-    return out
-
-
 def _odds(z: N, E: N, p: N) -> None:
     """E = exp(z) and p = sigma(-z), so that sigma(z) = E p; neither cancels."""
     np.exp(np.minimum(z, 700.0, out=E), out=E)
@@ -175,7 +152,7 @@ def _gradient(given: Shared, wrong: N, right: N, K: N, theta: N, z: N, room: N) 
     """The gradient (C, D), and sigma(z) sigma(-z) in the first of the room; the slopes are in the third."""
     E, p, slopes = room[:3]
     _odds(z, E, p)
-    g = _product(_slopes(wrong, right, E, p, slopes), given.Z) + K * theta
+    g = product(_slopes(wrong, right, E, p, slopes), given.Z) + K * theta
     E *= p
     E *= p
     return g, E
@@ -184,7 +161,7 @@ def _gradient(given: Shared, wrong: N, right: N, K: N, theta: N, z: N, room: N) 
 def _inverses(given: Shared, h: N, K: N) -> N:
     """L^-1 for the Hessians L L^T; NaN where float32 does not hold them."""
     D = K.shape[1]
-    H = _product(h.astype(np.float32), given.pairs).take(given.place, axis=1).reshape(-1, D, D)
+    H = product(h.astype(np.float32), given.pairs).take(given.place, axis=1).reshape(-1, D, D)
     diagonal = np.einsum("cii->ci", H)
     own = K.astype(np.float32)
     own += 4 * D * EPS32 * (diagonal + own)
@@ -263,9 +240,9 @@ def _near(tol: float, wrong: N, right: N, z: N, h: N, g: N, K: N, top: N) -> N:
 def _finished(given: Shared, s: N, wrong: N, right: N, K: N, theta: N, M: N, r: N, steps: N, room: N) -> Found:
     """One more step from logits that are formed anew, and the proof there; see `_lanes._bound`."""
     Z = given.Z
-    g, _ = _gradient(given, wrong, right, K, theta, _product(theta, given.ZT, room[3]), room)
+    g, _ = _gradient(given, wrong, right, K, theta, product(theta, given.ZT, room[3]), room)
     theta = theta - np.where((r < 1e-3)[:, None], _solved(M, g), 0.0)
-    z = _product(theta, given.ZT)
+    z = product(theta, given.ZT)
     g, _ = _gradient(given, wrong, right, K, theta, z, room)
     L, _, alpha, other = room
     np.exp(np.negative(np.abs(z, out=L), out=L), out=L)

@@ -1,13 +1,14 @@
 """From concrete data to the ends of all lanes in NumPy, where they are to step together: see `_program`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fundl import newton
-from fundl._precise import within_unit_interval
 from fundl._result import Status
-from fundl._threads import on_all, processors
+from fundl._threads import TALL, on_all, processors
 from fundl._types import Array
 from fundl.newton._design import shift_and_scale, standardise
 from fundl.sweep import _concrete_lanes
@@ -24,11 +25,11 @@ _standardise = jax.jit(standardise, static_argnums=4)
 
 def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple[Ends, Ends]:
     """The ends of the replicates and, with folds, of the fits to all rows; lanes without a proof are fitted alone."""
-    rows = rows_of(given)
-    X, Y = clean(given)
-    train, score, l2 = (np.asarray(v) for v in (rows.train, rows.score, given.l2))
-    targets = np.asarray(within_unit_interval(Y)).T
-    mean = jnp.asarray(train[: max(rows.first, 1)].mean(axis=0))
+    host: Any = jax.tree.map(np.asarray, given)
+    rows = rows_of(host)
+    X, Y = clean(host)
+    train, score, l2, targets = rows.train, rows.score, host.l2, np.ascontiguousarray(Y.T)
+    mean = train[: max(rows.first, 1)].mean(axis=0)
     shift, scaling = _shift_and_scale(X, mean, intercept)
     Z, centre, scale = (np.asarray(v) for v in (_standardise(X, mean, shift, scaling, intercept), shift, scaling))
     shared = _concrete_lanes.shared(Z, scale)
@@ -66,7 +67,7 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
             ends[name][lane] = v
 
     def run(lane: np.ndarray) -> None:
-        workers = processors() if n <= _concrete_lanes.TALL else 1
+        workers = processors() if n <= TALL else 1
         at_once = min(ENTRIES // n + 1, max(FEW, -(-len(lane) // workers)))
         parts = -(-len(lane) // at_once)
         on_all(
@@ -95,7 +96,7 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
     for i in np.flatnonzero(ends["code"] != int(Status.converged)):
         p, r, j = which[:, i]
         fit = newton.fit_concrete(
-            np.asarray(X), np.asarray(Y[:, j]), k=1, l2=l2[p], l1=0.0, weights=train[r], **options
+            X, Y[:, j], k=1, l2=l2[p], l1=0.0, weights=train[r], **options
         )  # fmt: skip
         if fit is None:
             own = {"l2": given.l2[p], "l1": 0.0, "weights": rows.train[r]}

@@ -12,6 +12,7 @@ from fundl import losses
 from fundl._precise import matmul
 from fundl._result import Fit
 from fundl._types import Array
+from fundl.least_squares._words import namespace
 from fundl.sweep._inputs import Given
 
 
@@ -43,31 +44,34 @@ def end_of(fit: Fit, scored: tuple[Array, Array]) -> Ends:
 class Rows(NamedTuple):
     """The weights of the replicates, those of the fits they start from among them."""
 
-    train: Array  # (R, n)
-    score: Array  # (R, n)
+    train: Any  # (R, n)
+    score: Any  # (R, n)
     first: int  # that many come before the replicates: with folds the fits to all rows, else one to the mean weights
 
 
 def rows_of(given: Given) -> Rows:
-    """Which rows train and which score each replicate."""
-    S = given.weights
+    """Which rows train and which score each replicate; numpy's arrays give numpy's."""
+    S, xp = given.weights, namespace(given.weights)
     if given.held is not None:
         held, S = given.held[None], S[:, None]
-        out = jnp.where(held, S, jnp.zeros_like(S)).reshape(-1, S.shape[2])
-        folds = jnp.where(held, jnp.zeros_like(S), S).reshape(-1, S.shape[2])
+        out = xp.where(held, S, xp.zeros_like(S)).reshape(-1, S.shape[2])
+        folds = xp.where(held, xp.zeros_like(S), S).reshape(-1, S.shape[2])
         S = S[:, 0]
-        return Rows(jnp.concatenate([S, folds]), jnp.concatenate([jnp.zeros_like(S), out]), S.shape[0])
+        return Rows(xp.concatenate([S, folds]), xp.concatenate([xp.zeros_like(S), out]), S.shape[0])
     if S.shape[0] == 1:
-        return Rows(S, jnp.zeros_like(S), 0)
-    left_out = ((S == 0) & jnp.any(S > 0, axis=0, keepdims=True)).astype(S.dtype)
-    centre = jnp.mean(S, axis=0, keepdims=True)
-    return Rows(jnp.concatenate([centre, S]), jnp.concatenate([jnp.zeros_like(centre), left_out]), 1)
+        return Rows(S, xp.zeros_like(S), 0)
+    left_out = ((S == 0) & xp.any(S > 0, axis=0, keepdims=True)).astype(S.dtype)
+    centre = xp.mean(S, axis=0, keepdims=True)
+    return Rows(xp.concatenate([centre, S]), xp.concatenate([xp.zeros_like(centre), left_out]), 1)
 
 
-def clean(given: Given) -> tuple[Array, Array]:
+def clean(given: Given) -> tuple[Any, Any]:
     """X and Y with zeros in the rows that no replicate uses."""
-    keep = jnp.any(given.weights > 0, axis=0)[:, None]
-    return jnp.where(keep, given.X, jnp.zeros_like(given.X)), jnp.where(keep, given.Y, jnp.zeros_like(given.Y))
+    xp = namespace(given.X)
+    keep = xp.any(given.weights > 0, axis=0)[:, None]
+    if xp is np and keep.all():
+        return given.X, given.Y
+    return xp.where(keep, given.X, xp.zeros_like(given.X)), xp.where(keep, given.Y, xp.zeros_like(given.Y))
 
 
 def lanes(m: int, replicates: range, t: int) -> np.ndarray:

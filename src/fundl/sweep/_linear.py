@@ -23,7 +23,7 @@ def solve(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[Ends, 
         return in_float64(lambda wide: solve(wide, **static), given, "linear")
     if not concrete or not all(_on_host(v) for v in jax.tree.leaves(given)):
         return _program(given, **static)
-    found = _on_the_host(given, **static)
+    found = _on_the_host(jax.tree.map(np.asarray, given), **static)
     done = all(np.all(np.asarray(e.code) == int(Status.converged)) for e in found)
     return found if done else _program(given, **static)
 
@@ -42,7 +42,8 @@ def _on_the_host(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple
     """By numpy, which compiles nothing."""
     scored = given.held is not None or given.weights.shape[0] > 1
     rows, parts = _parts(given)
-    X, Y, l2, train, score = (np.asarray(v) for v in (*clean(given), given.l2, rows.train, rows.score))
+    X, Y = clean(given)
+    l2, train, score = given.l2, rows.train, rows.score
     out = []
     with np.errstate(all="ignore"):
         for part in parts:

@@ -23,9 +23,10 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
 
     Lanes in the order (m, r, t). One that NumPy does not settle is left to the compiled program by itself.
     """
-    rows = rows_of(given)
-    X, Y = clean(given)
-    host, labels, train, l2, l1 = (np.asarray(v) for v in (X, Y, rows.train, given.l2, given.l1))
+    host: Any = jax.tree.map(np.asarray, given)
+    rows = rows_of(host)
+    X, Y = clean(host)
+    labels, train, l2, l1 = Y, rows.train, host.l2, host.l1
     softmax = link == "softmax"
     kept = labels[np.any(train > 0, axis=0)]
     if softmax and not (np.all((kept == 0) | (kept == 1)) and np.all(kept.sum(axis=1) == 1)):
@@ -41,15 +42,15 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
         for r, (j, y) in itertools.product(range(len(train)), enumerate(targets)):
             own = {"k": k, "l2": l2[p], "weights": train[r]}
             near = here[(r - rows.first) // per_parent, j] if r >= rows.first > 0 else larger.get((r, j))
-            fit = newton.fit_concrete(host, y, l1=l1[p], start=near, **own, **options)
+            fit = newton.fit_concrete(X, y, l1=l1[p], start=near, **own, **options)
             if fit is None:
                 target = Y if softmax else Y[:, j : j + 1]
-                penalties = {"l2": given.l2[p], "l1": given.l1[p]}
+                penalties = {"l2": l2[p], "l1": l1[p]}
                 fit = newton.fit(X, target, link=link, weights=rows.train[r], **penalties, **options)
             found[r, p, j] = fit
             here[r, j] = newton.Start(fit.params)
             if r < rows.first:
-                here[r, j] = newton.start_from(fit.params, host, y, intercept=intercept, fits=per_parent, **own)
+                here[r, j] = newton.start_from(fit.params, X, y, intercept=intercept, fits=per_parent, **own)
         larger = here
 
     before = lanes(len(l2), range(rows.first if given.held is not None else 0), len(targets))
