@@ -150,7 +150,7 @@ def squares(
         return total
 
     given = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-    rss, loo = shared(part, given, threads=n * (d + m) >= WORTH_IT)
+    rss, loo = shared(part, given, threads=n * d * m * k >= 64 * WORTH_IT)
     return rss, loo
 
 

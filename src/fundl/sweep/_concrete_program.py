@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fundl import newton
@@ -104,7 +103,11 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
         for name, v in end_of(fit, scores("sigmoid", X, Y[:, j], *fit.params, rows.score[r]))._asdict().items():
             ends[name][i] = v
     whole = slice(first if given.held is None else 0, first)
-    return _on_device(ends, slice(first, L)), _on_device(ends, whole)
+    return _part(ends, slice(first, L)), _part(ends, whole)
+
+
+def _part(ends: dict[str, np.ndarray], lane: slice) -> Ends:
+    return Ends(**{name: v[lane] for name, v in ends.items()})
 
 
 def _levels(m: int) -> list[list[int]]:
@@ -112,7 +115,3 @@ def _levels(m: int) -> list[list[int]]:
     first = sorted({*range(0, m, 4), m - 1})
     between = sorted({*range(m)} - {*first})
     return [first, between] if between else [first]
-
-
-def _on_device(ends: dict[str, np.ndarray], part: slice) -> Ends:
-    return Ends(**{name: jnp.asarray(v[part]) for name, v in ends.items()})

@@ -17,19 +17,19 @@ from fundl.sweep._inputs import Given
 
 
 class Ends(NamedTuple):
-    """What is known of each lane, in the units of X; w (L, d) or (L, d, k)."""
+    """What is known of each lane, in the units of X; w (L, d) or (L, d, k). Arrays of numpy or of jax."""
 
-    w: Array
-    b: Array
-    f: Array
-    gradient_norm: Array
-    bound: Array
-    steps: Array
-    code: Array
-    w_direction: Array
-    b_direction: Array
-    loss: Array
-    accuracy: Array
+    w: Any
+    b: Any
+    f: Any
+    gradient_norm: Any
+    bound: Any
+    steps: Any
+    code: Any
+    w_direction: Any
+    b_direction: Any
+    loss: Any
+    accuracy: Any
 
 
 def end_of(fit: Fit, scored: tuple[Array, Array]) -> Ends:

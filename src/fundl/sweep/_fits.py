@@ -4,10 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fundl import _check, least_squares, logistic_regression, softmax_regression
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
+from fundl.least_squares._inputs import to_device
+from fundl.least_squares._words import namespace
 from fundl.sweep import _concrete_program, _linear, _program, _singly
 from fundl.sweep._ends import Ends, in_float64
 from fundl.sweep._inputs import Given, given
@@ -205,9 +208,9 @@ def _packed(data: Given, ends: Ends, whole: Ends, kind: str, shape: tuple[int, i
     scores = None
     if scored:
         loss, accuracy = (v.reshape(found.code.shape) for v in (ends.loss, ends.accuracy))
-        accuracy = jnp.where(found.code == int(Status.non_finite), jnp.nan, accuracy)
+        accuracy = namespace(accuracy).where(found.code == int(Status.non_finite), np.nan, accuracy)
         scores = Scores(loss, None if kind == "linear" else accuracy)
-    return Sweep(
+    result = Sweep(
         l2=data.l2,
         l1=data.l1,
         params=found.params,
@@ -217,3 +220,6 @@ def _packed(data: Given, ends: Ends, whole: Ends, kind: str, shape: tuple[int, i
         whole=fits(whole) if data.held is not None else None,
         kind=kind,
     )
+    if any(isinstance(v, np.ndarray) for v in jax.tree.leaves(ends)):
+        return to_device(result, data.X.dtype)
+    return result

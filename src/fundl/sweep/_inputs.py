@@ -46,7 +46,10 @@ def given(
     if held is not None:
         mass = (s[:, None, :] > 0) & ~held[None]
         _check.refuse_where(lambda v: ~jnp.any(v, axis=2), "folds", mass, "must leave rows of weight > 0 to train on")
-    return jax.tree.map(_without_derivative, Given(X, Y, s, held, *wide)), sparse
+    found = Given(X, Y, s, held, *wide)
+    if all(_check.concrete(v) for v in jax.tree.leaves(found)):
+        return found, sparse
+    return jax.tree.map(_without_derivative, found), sparse
 
 
 @jax.custom_jvp

@@ -24,7 +24,7 @@ def solve(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[Ends, 
     if not concrete or not all(_on_host(v) for v in jax.tree.leaves(given)):
         return _program(given, **static)
     found = _on_the_host(jax.tree.map(np.asarray, given), **static)
-    done = all(np.all(np.asarray(e.code) == int(Status.converged)) for e in found)
+    done = all(np.all(e.code == int(Status.converged)) for e in found)
     return found if done else _program(given, **static)
 
 
@@ -55,8 +55,8 @@ def _on_the_host(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple
             ]
             out.append(_flat(jax.tree.map(lambda *v: np.stack(v, axis=1), *ends)) if ends else None)
     found, whole = out
-    found = jax.tree.map(jnp.asarray, found)
-    return found, jax.tree.map(lambda v: v[:0], found) if whole is None else jax.tree.map(jnp.asarray, whole)
+    assert found is not None
+    return found, jax.tree.map(lambda v: v[:0], found) if whole is None else whole
 
 
 def _flat(ends: Ends) -> Ends:
