@@ -13,7 +13,7 @@ import numpy as np
 
 from fundl import newton
 from fundl._result import Fit
-from fundl._types import Array
+from fundl._types import Array, Linear
 from fundl.sweep._ends import Ends, clean, end_of, lanes, rows_of, scores
 from fundl.sweep._inputs import Given
 
@@ -41,7 +41,10 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
         here: dict[tuple[int, int], newton.Start] = {}
         for r, (j, y) in itertools.product(range(len(train)), enumerate(targets)):
             own = {"k": k, "l2": l2[p], "weights": train[r]}
-            near = here[(r - rows.first) // per_parent, j] if r >= rows.first > 0 else larger.get((r, j))
+            near = larger.get((r, j))
+            if r >= rows.first > 0:
+                parent = (r - rows.first) // per_parent, j
+                near = here[parent] if near is None or l1[p] else _moved(here[parent], near, larger[parent])
             fit = newton.fit_concrete(X, y, l1=l1[p], start=near, **own, **options)
             if fit is None:
                 target = Y if softmax else Y[:, j : j + 1]
@@ -61,3 +64,13 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
         of_lanes.append(end_of(found[r, p, j], scored))
     ends, split = Ends(*(jnp.stack(v) for v in zip(*of_lanes, strict=True))), before.shape[1]
     return jax.tree.map(lambda v: v[split:], ends), jax.tree.map(lambda v: v[:split], ends)
+
+
+def _moved(parent: newton.Start, before: newton.Start, parent_before: newton.Start) -> newton.Start:
+    """The parent, moved as the fit was from its own at the penalty before, by as much more as the parent has grown."""
+    here, own, there = (
+        np.append(v.w, np.asarray(v.b)[None], axis=0) for v in (parent.params, before.params, parent_before.params)
+    )
+    grown = np.linalg.norm(here) / max(np.linalg.norm(there), 1e-300)
+    moved = here + grown * (own - there)
+    return parent._replace(params=Linear(moved[:-1], moved[-1])) if np.isfinite(moved).all() else parent
