@@ -15,7 +15,7 @@ from fundl import least_squares as ls
 from fundl import linear_regression as lr
 from fundl._precise import inverse_of_lower
 from fundl._result import FitError, Status
-from fundl.least_squares import _gram, _plain, _refined, _spectral, _words
+from fundl.least_squares import _exact, _gram, _plain, _refined, _spectral, _words
 from fundl.least_squares._sweep import sweep_columns
 
 STRD = sorted((pathlib.Path(__file__).parent / "strd").glob("*.json"))
@@ -662,6 +662,34 @@ def test_what_a_refinement_leaves_is_bounded(monkeypatch):
     monkeypatch.setattr(_plain, "inverse_cholesky", lambda P: exact(P) * (1 + 1e-5))  # an inverse that is off is seen
     found, P = factors(rng.normal(size=(600, 300)), np.float64)
     assert 2e-5 < left(found, P) < found.loss
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("l2", [0.0, 0.7])
+def test_columns_that_do_not_vary_cost_no_exact_sums(l2, intercept, weighted, monkeypatch):
+    rng = np.random.default_rng(22)
+    X = np.insert(rng.normal(size=(60, 4)), [0, 2], [0.0, 7.0 if intercept else 0.0], axis=1)
+    y = X[:, [1, 2]] @ [[1.0, 0.0], [2.0, -1.0]] + rng.normal(size=(60, 2))
+    s = rng.integers(0, 3, 60).astype(float) if weighted else None
+    if weighted:
+        X[s == 0, 0] = rng.normal(size=(s == 0).sum())  # which do not count
+    exact = lr.fit(X, y, l2=l2, weights=s, intercept=intercept, method="exact")
+    monkeypatch.setattr(_exact, "solve", lambda *a, **options: pytest.fail("exact sums"))
+    found = lr.fit(X, y, l2=l2, weights=s, intercept=intercept)
+    one, other = found.certificate, exact.certificate
+    np.testing.assert_array_equal(found.params.w[jnp.array([0, 3])], 0)
+    for name in ("w", "b"):
+        bound = getattr(one.error_bound, name) + getattr(other.error_bound, name)
+        assert np.all(np.abs(getattr(found.params, name) - getattr(exact.params, name)) <= bound)
+        errors = (getattr(c.standard_errors, name) for c in (one, other))
+        np.testing.assert_allclose(*errors, rtol=1e-12, atol=1e-12)
+    assert found.status is exact.status
+    assert one.rank == other.rank
+    assert one.digits > 13.5
+    np.testing.assert_allclose(one.condition, other.condition, rtol=1e-12)
+    np.testing.assert_allclose(one.objective, other.objective, rtol=1e-13)
+    np.testing.assert_allclose(one.residual_deviation, other.residual_deviation, rtol=1e-13)
 
 
 def test_error_bound_holds_on_many_problems():

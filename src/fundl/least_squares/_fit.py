@@ -11,7 +11,7 @@ from fundl import _check
 from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.least_squares import _exact, _plain, _spectral
+from fundl.least_squares import _constant, _exact, _plain, _spectral
 from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
@@ -44,8 +44,10 @@ def fit(
     # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.
     eps = float(jnp.finfo(X.dtype).eps)
     wide_l2, s = to_host(penalty, weights)
+    found = None
     with np.errstate(all="ignore"):
-        found = _plain.attempt(np.asarray(X), np.asarray(Y), s, wide_l2, intercept, eps) if method == "auto" else None
+        for quick in (_plain.attempt, _constant.attempt) if method == "auto" else ():
+            found = quick(np.asarray(X), np.asarray(Y), s, wide_l2, intercept, eps) if found is None else found
     if found is None:
         refuse_not_finite(X, y, weights)  # the quick way saw to that by itself
         with np.errstate(all="ignore"):

@@ -68,9 +68,12 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
 
 def _moved(parent: newton.Start, before: newton.Start, parent_before: newton.Start) -> newton.Start:
     """The parent, moved as the fit was from its own at the penalty before, by as much more as the parent has grown."""
-    here, own, there = (
-        np.append(v.w, np.asarray(v.b)[None], axis=0) for v in (parent.params, before.params, parent_before.params)
-    )
+    here, own, there = (_whole(v.params) for v in (parent, before, parent_before))
     grown = np.linalg.norm(here) / max(np.linalg.norm(there), 1e-300)
-    moved = here + grown * (own - there)
+    moved: Any = here + grown * (own - there)
     return parent._replace(params=Linear(moved[:-1], moved[-1])) if np.isfinite(moved).all() else parent
+
+
+def _whole(params: Linear) -> np.ndarray:
+    """w with b as its last row."""
+    return np.append(np.asarray(params.w), np.asarray(params.b)[None], axis=0)
