@@ -20,15 +20,18 @@ def processors() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def on_all(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """work(item) of every item, in their order, with NumPy's warnings off: threads start with its default state."""
+def on_all(work: Callable[[Any], Any], items: Iterable[Any], most: int | None = None) -> list[Any]:
+    """work(item) of every item, in their order, on at most so many processors.
+
+    NumPy's warnings are off: threads start with its default state.
+    """
 
     def quietly(item: Any) -> Any:
         with np.errstate(all="ignore"):
             return work(item)
 
     given = list(items)
-    workers = min(processors(), len(given))
+    workers = min(most or processors(), len(given))
     if workers < 2:
         return [quietly(item) for item in given]
     with ThreadPoolExecutor(workers) as pool:

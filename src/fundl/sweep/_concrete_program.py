@@ -55,55 +55,57 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
         outside = scale * g[:, :-1] + centre * g[:, -1:]
         total = q.sum(axis=1)
         loss = found.L + np.where(z > 0, (1 - y) * z, -y * z)
-        known = {
+        values = {
             "w": w, "b": b, "f": found.f, "bound": bound, "steps": found.steps,
             "gradient_norm": np.sqrt(np.sum(outside * outside, axis=1) + g[:, -1] ** 2),
             "code": np.where(good, int(Status.converged), int(Status.stalled)),
             "loss": np.sum(q * loss, axis=1) / total,
             "accuracy": np.sum(q * ((z > 0) == (y > 0.5)), axis=1) / total,
         }  # fmt: skip
-        for name, v in known.items():
+        for name, v in values.items():
             ends[name][lane] = v
 
     def run(lane: np.ndarray) -> None:
         workers = processors() if n <= TALL else 1
         at_once = min(ENTRIES // n + 1, max(FEW, -(-len(lane) // workers)))
         parts = -(-len(lane) // at_once)
-        on_all(
-            chunk, [lane[i::parts] for i in range(parts)]
-        )  # each with some of the small penalties, which take longer
+        # Every part has some of the small penalties, which take longer.
+        on_all(chunk, [lane[i::parts] for i in range(parts)], workers)
 
     if first:
         run(np.arange(first))
-    # Along the path of penalties: how far a replicate is from its parent, between two of its fits that are known.
-    own = first + np.arange(L - first).reshape(len(l2), -1)[np.argsort(-l2)]
-    origin = reached[parent[own]] if first else np.zeros((*own.shape, D))
-    size = np.linalg.norm(origin, axis=2, keepdims=True)
-    size[size == 0] = 1
+    # Lanes along the path of penalties (m, lanes of one), and the parents that they start from.
+    path = first + np.arange(L - first).reshape(len(l2), -1)[np.argsort(-l2)]
+    origin = reached[parent[path]] if first else np.zeros((*path.shape, D))
     known: list[int] = []
-    for level in _levels(len(l2)):
-        for p in level:
-            away = np.zeros(())
-            if known:
-                a, b = max(q for q in known if q < p), min(q for q in known if q > p)
-                before, after = ((reached[own[q]] - origin[q]) / size[q] for q in (a, b))
-                away = before + (p - a) / (b - a) * (after - before)
-            start[own[p]] = origin[p] + size[p] * away
-        run(own[level].reshape(-1))
-        known += level
+    for places in _levels(len(l2)):
+        so_far = reached[path]
+        for p in places:
+            start[path[p]] = origin[p] + _away(so_far, origin, known, p)
+        run(path[places].reshape(-1))
+        known += places
     options = {"intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": max_steps}
     for i in np.flatnonzero(ends["code"] != int(Status.converged)):
         p, r, j = which[:, i]
-        fit = newton.fit_concrete(
-            X, Y[:, j], k=1, l2=l2[p], l1=0.0, weights=train[r], **options
-        )  # fmt: skip
+        own = {"l2": l2[p], "l1": 0.0, "weights": train[r], **options}
+        fit = newton.fit_concrete(X, Y[:, j], k=1, **own)
         if fit is None:
-            own = {"l2": given.l2[p], "l1": 0.0, "weights": rows.train[r]}
-            fit = newton.fit(X, Y[:, j : j + 1], link="sigmoid", **own, **options)
+            fit = newton.fit(X, Y[:, j : j + 1], link="sigmoid", **own)
         for name, v in end_of(fit, scores("sigmoid", X, Y[:, j], *fit.params, rows.score[r]))._asdict().items():
             ends[name][i] = v
     whole = slice(first if given.held is None else 0, first)
     return _part(ends, slice(first, L)), _part(ends, whole)
+
+
+def _away(reached: np.ndarray, origin: np.ndarray, known: list[int], p: int) -> np.ndarray:
+    """How far from their parents the lanes of penalty p begin: between the nearest that are known, grown as those."""
+    if not known:
+        return np.zeros(())
+    size = np.linalg.norm(origin, axis=2, keepdims=True)
+    size[size == 0] = 1
+    a, b = max(q for q in known if q < p), min(q for q in known if q > p)
+    before, after = ((reached[q] - origin[q]) / size[q] for q in (a, b))
+    return size[p] * (before + (p - a) / (b - a) * (after - before))
 
 
 def _part(ends: dict[str, np.ndarray], lane: slice) -> Ends:
