@@ -288,7 +288,7 @@ def test_lanes_between_known_penalties_take_fewer_steps(monkeypatch):
     A = (A - A.mean(0)) / A.std(0)
     options = {
         "l2": np.geomspace(1e3, 1e-2, 13),
-        "weights": RNG.multinomial(569, np.ones(569) / 569, size=4).astype(float),
+        "weights": np.random.default_rng(1).multinomial(569, np.ones(569) / 569, size=4).astype(float),
     }
     found = sweep.logistic(A, y, **options)
     monkeypatch.setattr(sweep._fits._concrete_program, "_away", lambda *a: np.zeros(()))
@@ -306,8 +306,9 @@ def test_concrete_lanes_of_all_shapes(n, d, monkeypatch):
     monkeypatch.setattr(
         newton, "fit_concrete", lambda *a, **options: alone.append(options["l2"]) or exact(*a, **options)
     )
-    A = RNG.normal(size=(n, d))
-    y = np.stack([A[:, 0] > 0, A[:, 0] + RNG.normal(size=n) > 0], axis=1).astype(float)
+    rng = np.random.default_rng(n)
+    A = rng.normal(size=(n, d))
+    y = np.stack([A[:, 0] > 0, A[:, 0] + rng.normal(size=n) > 0], axis=1).astype(float)
     found = sweep.logistic(A, y, l2=[0.0, 3.0, 0.1, 30.0, 1.0, 0.3], folds=3)
     assert (found.code[0, :, 0] == Status.separable).all()
     assert (found.code[1:] == Status.converged).all()
