@@ -1,4 +1,4 @@
-"""Many fits in one compiled program: penalties x folds or bootstrap replicates x targets, with held-out scores.
+"""Many fits at once: penalties x folds or bootstrap replicates x targets, with held-out scores.
 
 Every array of a `Sweep` starts with the axes (penalties, replicates, targets); each lane along them is the fit that
 `logistic_regression.fit`, `softmax_regression.fit` or `linear_regression.fit` would return for it. Those have
