@@ -692,6 +692,24 @@ def test_columns_that_do_not_vary_cost_no_exact_sums(l2, intercept, weighted, mo
     np.testing.assert_allclose(one.residual_deviation, other.residual_deviation, rtol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_coefficient_of_zero_is_no_bad_condition(dtype):
+    X = np.random.default_rng(23).normal(size=(24_000, 2)).astype(dtype)
+    found = lr.fit(X, 2 * X[:, 0])
+    assert found.status is Status.converged
+    assert found.certificate.digits > np.finfo(dtype).precision / 2
+    assert np.all(np.abs(np.asarray(found.params.w) - [2.0, 0.0]) <= np.asarray(found.certificate.error_bound.w))
+
+
+def test_conditions_of_few_different_singular_values():
+    X = np.eye(150)[np.arange(900) % 150]
+    y = np.random.default_rng(24).normal(size=900)
+    found = lr.fit(X, y, l2=6.0)
+    np.testing.assert_allclose(found.certificate.condition, np.sqrt(2), rtol=1e-12)
+    P = np.eye(300) + 1e-9
+    np.testing.assert_allclose(_plain._largest(lambda v: P @ v, 300), 1 + 3e-7, rtol=1e-15)
+
+
 def test_error_bound_holds_on_many_problems():
     rng = np.random.default_rng(15)
     for _ in range(150):

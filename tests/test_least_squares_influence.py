@@ -165,3 +165,12 @@ def test_refusals(call, error, message):
     X, y, _ = data()
     with pytest.raises(error, match=message):
         call(X, y)
+
+
+def test_a_path_over_columns_that_say_nothing():
+    y = np.arange(6.0)
+    found = lr.ridge_path(np.ones((6, 2)), y, np.array([0.0, 1.0]))
+    np.testing.assert_array_equal(found.params.w, 0)
+    np.testing.assert_allclose(found.params.b, 2.5)
+    left_out = [y[i] - np.delete(y, i).mean() for i in range(6)]
+    np.testing.assert_allclose(found.leave_one_out, np.mean(np.square(left_out)))

@@ -325,3 +325,15 @@ def test_breast_cancer_has_the_digits_of_the_optimum():
         w, b, _ = optimum(X[:, :columns], y.astype(float), l2, start=start, digits=32)
         assert digits_right(found.params.w, w) > 11.5
         assert digits_right(found.params.b, b) > 11.5
+
+
+def test_a_certificate_counts_directions_that_rounding_hides():
+    """Columns that differ in the 9th digit, and no intercept to take the rest: an honest bound, or a better fit."""
+    rng = np.random.default_rng(1)
+    Z, y = rng.normal(size=(60, 3)), np.arange(60) % 2 * 1.0
+    Z[:, 0] += 2 * y
+    X, w = 1e8 + Z, np.array([1.0, -0.5, -0.5])
+    found = lr.fit(X, y, l2=1.0, intercept=False)
+    better = np.sum(np.logaddexp(0, X @ w) - y * (X @ w)) + w @ w / 2
+    assert found.certificate.suboptimality >= found.certificate.objective - better
+    assert found.status is not Status.converged

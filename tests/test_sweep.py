@@ -234,6 +234,31 @@ def test_linear_lanes_that_do_not_settle_go_to_the_exact_solver(traced):
         same(lane(found, i, j, 0), fit, 1e-9)
 
 
+@pytest.mark.parametrize(("near", "scale"), [(1e-5, 1.0), (1e-7, 1.0), (1.0, [1e-8, 1.0, 1e8])])
+def test_lanes_that_do_not_settle_are_left_out_exactly(near, scale):
+    rng = np.random.default_rng(3)
+    A = rng.normal(size=(40, 3))
+    A[:, 2] = A[:, 1] + near * A[:, 2]
+    y = A.sum(axis=1) + rng.normal(size=40)
+    A = A * scale
+    found = sweep.linear(A, y, l2=0.0, leave_one_out=True)
+    square = 0.0
+    for i in range(40):
+        w, b = linear_regression.fit(np.delete(A, i, axis=0), np.delete(y, i)).params
+        square += float(y[i] - A[i] @ np.asarray(w) - b) ** 2
+    np.testing.assert_allclose(found.scores.loss[0, 0, 0], square / 40, rtol=1e-7)
+
+
+def test_an_example_that_alone_decides_its_prediction_cannot_be_left_out():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        n, d = int(rng.integers(8, 200)), int(rng.integers(1, 6))
+        A = rng.normal(size=(n, d)) * 10 ** rng.uniform(-2, 2, d) + 10 ** rng.uniform(-2, 3)
+        A, y = np.column_stack([A, np.arange(n) == 0]), rng.normal(size=n)
+        assert np.isnan(linear_regression.ridge_path(A, y, np.array([0.0])).leave_one_out[0])
+        assert np.isnan(sweep.linear(A, y, l2=0.0, leave_one_out=True).scores.loss[0, 0, 0])
+
+
 def test_float32_ridge_is_the_float64_one_rounded():
     found = sweep.linear(np.float32(X), np.float32(REAL), l2=np.float32(L2), folds=2)
     wide = sweep.linear(np.float64(np.float32(X)), np.float64(np.float32(REAL)), l2=np.float64(np.float32(L2)), folds=2)

@@ -44,6 +44,9 @@ def product(A: np.ndarray, B: np.ndarray, out: np.ndarray | None = None) -> np.n
     if max(K, columns) > TALL:
         return np.matmul(A, B, out=out)
     out = np.empty((C, columns), A.dtype) if out is None else out
+    if K == 0:
+        out[:] = 0
+        return out
     deep = min(K, 512)
     wide = max(PIECE // (TOGETHER * deep), 16)
     full = C - C % TOGETHER

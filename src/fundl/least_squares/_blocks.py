@@ -13,6 +13,7 @@ from fundl._threads import on_all, processors, product
 
 ENTRIES = 1 << 18  # of a block
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
+ALONE = 1e-10  # 1 - h of an example that alone decides its prediction, but for rounding
 WORTH_IT = 1 << 19  # entries of X from which a second thread pays
 
 
@@ -143,8 +144,7 @@ def squares(
                 b = product(a, V)
                 b *= b
                 np.subtract(1 - share * (1.0 if rows.s is None else rows.s[at][:, None]), product(b, F, h), out=h)
-                if h.min() < 1e-14:
-                    h[h < 1e-14] = np.nan
+                h[h < ALONE] = np.nan
                 r /= h[:, :, None]
                 total[1] += np.einsum("nmk,nmk->mk", r, r)
         return total

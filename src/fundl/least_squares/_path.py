@@ -151,7 +151,8 @@ def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, sin
         share = s * (jnp.sum(H * H, axis=1) + (safe_divide(jnp.ones_like(weight), weight) if intercept else zero))
         r = T - matmul(Z, w)
         trace = jnp.sum(share)
-        loo = safe_divide(r, (1 - share)[:, None])
+        rest = jnp.where(share < 1 - _blocks.ALONE, 1 - share, jnp.full_like(share, jnp.nan))
+        loo = r / rest[:, None]
         rss, cross = (rows_dot(v * v, s) for v in (r, loo))
         slack = weight - trace
         b = cy - matmul(c[None, :], w)[0] if intercept else jnp.zeros_like(cy)

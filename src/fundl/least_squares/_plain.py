@@ -199,8 +199,10 @@ def _largest(apply: Any, d: int, dtype: Any = np.float64, steps: int = 8) -> flo
     basis = np.zeros((steps, d))
     T = np.zeros((steps, steps))
     for i in range(steps):
+        # Twice: what rounding leaves of the directions before is most of a q that has nothing new.
+        q = q - basis[:i].T @ (basis[:i] @ q)
         size = np.linalg.norm(q)
-        if i and not size > 64 * np.finfo(dtype).eps * np.abs(T).max():  # all that q has a part in is found
+        if not size > 0:
             break
         basis[i] = q / size
         q = apply(basis[i].astype(dtype))
@@ -258,14 +260,16 @@ def _refined(
     else:
         b, b_bound = np.zeros(k), np.zeros(k)
     top = np.abs(rows.Y[_blocks.sample(n)] - cy).max(axis=0)
-    ratio = _worst(w_bound, w_out, HALF_ULP * top / f.scale[:, None])
-    ratio = max(ratio, _worst(b_bound, b, HALF_ULP * (top + np.abs(cy))))
+    scaled = np.abs(w_out) * f.lengths[:, None]
+    # Coefficients whose part is below rounding count from there; of many rows, from 1e-9 of the largest in float64.
+    tiny = HALF_ULP if small else np.sqrt(eps) / 16
+    floor = np.maximum(HALF_ULP * top / f.scale[:, None], tiny * scaled.max() / f.lengths[:, None])
+    ratio = max(_worst(w_bound, w_out, floor), _worst(b_bound, b, tiny * (top + np.abs(cy))))
     digits = -np.log10(max(ratio, HALF_ULP))
     # Standard errors come from the plain inverse, so they ask for a good condition where many digits are promised.
     if small:
         enough = digits >= 13.2 and f.condition <= 8  # the rounding of longdouble is random: 14.6 are there
     else:
-        scaled = np.abs(w_out) * f.lengths[:, None]
         asked = 1e-8 if d**3 * 1.4e-7 > 2 else 1e-12  # where exact sums would take more than seconds
         enough = digits >= 14 or np.max(w_bound * f.lengths[:, None]) <= max(asked, eps / 8) * scaled.max()
     # A residual that is rounding itself, or a sum of squares below the smallest number, must come from exact sums.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
-from fundl._precise import HIGHEST, matmul, rows_dot
+from fundl._precise import HIGHEST, matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.newton import _dense, _links, _subspace, _wide
@@ -109,6 +109,10 @@ def _solution(
         found = _subspace.minimise(P, parts.null, l2 / parts.scale**2, link, tol, max_steps)
     else:
         found = _dense.minimise(P, link, tol, max_steps)
+    # Strong convexity along what is held still as dependent: columns that differ by rounding alone may ask for more.
+    still, own = matmul(parts.null, found.g[:-1]), (l2 / parts.scale**2)[:, None]
+    asked = jnp.sum(safe_divide(still * still, own + jnp.zeros_like(still))) * (0 if sparse else 1)
+    found = found._replace(bound=found.bound + asked)
     w, b = _outside(found.theta, parts)
     b = _sum_to_zero(b)
     w_direction, b_direction = _outside(found.direction, parts)
@@ -122,7 +126,7 @@ def _solution(
     converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
     # A penalised minimum exists: there, rounding that ends the steps is enough, even where it leaves no bound.
     sharp = jnp.isinf(found.bound) if method == "subspace" else found.bound <= jnp.sqrt(eps) * found.f
-    converged = converged | (found.solved & (~P.free | sharp))
+    converged = converged | (found.solved & (~P.free | sharp) & (asked <= jnp.sqrt(eps) * found.f))
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(
         ~converged & (found.steps >= (10 * max_steps if method == "subspace" else max_steps)),

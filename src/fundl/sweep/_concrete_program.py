@@ -51,7 +51,8 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
         bound = found.bound + np.abs(g[:, -1]) * rounded + s.sum(axis=1) * rounded * rounded / 2
         usable = np.isfinite(bound) & np.isfinite(theta).all(axis=1)
         reached[lane] = np.where(usable[:, None], theta, 0.0)
-        good = (bound <= max(float(tol), np.sqrt(EPS) / 100) * found.f) & np.isfinite(theta).all(axis=1)
+        near = bound <= np.where(found.steps < max_steps, max(float(tol), np.sqrt(EPS) / 100), float(tol)) * found.f
+        good = near & np.isfinite(theta).all(axis=1)
         outside = scale * g[:, :-1] + centre * g[:, -1:]
         total = q.sum(axis=1)
         loss = found.L + np.where(z > 0, (1 - y) * z, -y * z)

@@ -131,7 +131,7 @@ def in_float64(solve: Callable[[Given], tuple[Ends, Ends]], given: Given, link: 
                 narrow = [v.astype(dtype).astype(jnp.float64) for v in (ends.w, ends.b)]
                 index = tuple(jnp.asarray(v) for v in which)
                 f = _objectives(wide, rows.train, narrow[0], narrow[1], index, link=link)
-                worse = jnp.maximum(f - ends.f, 0) + 4 * jnp.finfo(jnp.float64).eps * jnp.abs(f)
+                worse = jnp.maximum(f - ends.f, 0) + 64 * jnp.finfo(jnp.float64).eps * jnp.abs(f)
                 ends = ends._replace(f=f, bound=ends.bound + worse)
             out.append(jax.tree.map(lambda v: v.astype(dtype) if v.dtype == jnp.float64 else v, ends))
         return out[0], out[1]

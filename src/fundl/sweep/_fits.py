@@ -50,7 +50,8 @@ def logistic(
     all processors, and are not compiled (but l1 on small data, and fits that have no minimum); traced data are one
     program.
     `certificate.suboptimality` bounds f - minimum by strong convexity, or as the separate fit does.
-    intercept, tol, max_steps: as in `logistic_regression.fit`.
+    intercept, tol, max_steps: as in `logistic_regression.fit`. X is taken in the dtype that JAX holds: without
+    jax_enable_x64 float64 arrays of NumPy are rounded to float32 first, where the separate fits read them as they are.
     Errors: TypeError and ValueError as there, for l2 and l1 that are negative or of different lengths, for folds that
     are empty or leave nothing to train on.
 

@@ -24,8 +24,30 @@ def solve(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[Ends, 
     if not concrete or not all(_on_host(v) for v in jax.tree.leaves(given)):
         return _program(given, **static)
     found = _on_the_host(jax.tree.map(np.asarray, given), **static)
-    done = all(np.all(e.code == int(Status.converged)) for e in found)
-    return found if done else _program(given, **static)
+    if all(np.all(e.code == int(Status.converged)) for e in found):
+        return found
+    ends, whole = _program(given, **static)
+    if leave_one_out:
+        bad = found[0].code != int(Status.converged)
+        ends = ends._replace(loss=_left_out(given, intercept, np.array(ends.loss), bad))
+    return ends, whole
+
+
+def _left_out(given: Given, intercept: bool, loss: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """The losses, the bad ones from singular values, which do not square the condition."""
+    host: Any = jax.tree.map(np.asarray, given)
+    (X, Y), train = clean(host), rows_of(host).train[-len(host.weights) :]
+    which = lanes(len(host.l2), range(len(train)), Y.shape[1])
+    for i in np.flatnonzero(bad):
+        p, r, j = which[:, i]
+        A = X
+        if host.l2[p] == 0:  # no column's unit matters then
+            spread = np.ptp(X, axis=0) if intercept else np.abs(X).max(axis=0)
+            A = X / np.where(spread > 0, spread, 1.0)
+        loss[i] = least_squares.ridge_path(
+            A, Y[:, j], host.l2[p : p + 1], weights=train[r], intercept=intercept
+        ).leave_one_out[0]
+    return loss
 
 
 def _on_host(x: Array) -> bool:
@@ -81,13 +103,14 @@ def _program(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[End
         )
         ends = _flat(jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), ends))
         which = lanes(given.l2.shape[0], range(len(part)), Y.shape[1])
-        out.append(_exactly(X, Y, given.l2, train, score, intercept, ends, which))
+        out.append(_exactly(X, Y, given.l2, train, score, intercept, leave_one_out, ends, which))
     return out[0], out[1]
 
 
 def _exactly(
-    X: Array, Y: Array, l2: Array, train: Array, score: Array, intercept: bool, ends: Ends, which: np.ndarray
-) -> Ends:
+    X: Array, Y: Array, l2: Array, train: Array, score: Array, intercept: bool, leave_one_out: bool, ends: Ends,
+    which: np.ndarray,
+) -> Ends:  # fmt: skip
     """The lanes that have not settled, by the exact solver."""
     bad = ends.code != int(Status.converged)
     order = jnp.argsort(~bad)
@@ -100,7 +123,9 @@ def _exactly(
         fit = least_squares.fit(X, y, l2=l2[p[lane]], weights=s, intercept=intercept)
         proof, (w, b) = fit.certificate, fit.params
         loss, accuracy = scores("linear", X, y, w, b, q)
-        loss = jnp.where(jnp.any(q > 0), loss, ends.loss[lane])
+        if leave_one_out:
+            e = least_squares.influence(X, y, l2=l2[p[lane]], weights=s, intercept=intercept).leave_one_out
+            loss = jnp.sum(jnp.where(s > 0, s * e * e, jnp.zeros_like(s))) / jnp.sum(s)
         end = Ends(
             w, b, proof.objective, proof.gradient_norm, proof.suboptimality, proof.steps, fit.code,
             jnp.full_like(w, jnp.nan), jnp.full_like(b, jnp.nan), loss, accuracy,

@@ -52,7 +52,7 @@ class Sweep:
 
     @property
     def status(self) -> Any:
-        """The codes of the fits, or the `Status` if there is one fit only."""
+        """The codes of the fits, as `Status` counts them."""
         return status_of(self.code)
 
     def check(self) -> "Sweep":

@@ -53,7 +53,9 @@ def ridge(X: Any, Y: Any, l2: Any, s: Any, q: Any | None, *, intercept: bool, le
     noise = 8 * eps * (column * (longest + xp.sum(column * size, axis=0))[None, :] + penalty * size)
     turned = (xp.abs(mm(V.T, g)) + mm(xp.abs(V.T), noise)).reshape(d, m, t)
     off = mm(xp.abs(V), (turned * one_over[:, :, None]).reshape(d, m * t))
-    regular = xp.all(divisor > 100 * d * eps * xp.max(divisor, axis=0)[None, :], axis=0)
+    # What a row has in the hat matrix loses the square of the condition: ten digits of its residual left out remain.
+    least = max(100 * d * eps, 1e-6 if leave_one_out else 0.0)
+    regular = xp.all(divisor > least * xp.max(divisor, axis=0)[None, :], axis=0)
     good = _each(regular, t) & (xp.max(off * column, axis=0) <= 1e-8 * xp.max(size * column, axis=0))
     mean = mm(x_mean[None, :], W)[0]
     b = xp.reshape(xp.broadcast_to(y_mean[None, :], (m, t)), (m * t,)) - mean
@@ -119,7 +121,7 @@ def _of_rows(
         V, F, share = hat
         U = matmul(Z, V)
         left = 1 - s[:, None] * (matmul(U * U, F) + share)  # 1 - h, (n, m)
-        safe = left > 0
+        safe = left > _blocks.ALONE
         e = R / jnp.where(safe, left, jnp.ones_like(left))[:, :, None]
         loss = jnp.sum(s[:, None, None] * e * e, axis=0) / jnp.sum(s)
         return squares, jnp.where(jnp.all(safe, axis=0)[:, None], loss, jnp.nan)
