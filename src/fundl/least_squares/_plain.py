@@ -157,7 +157,7 @@ def _from_gram(
     squared = _condition(P, M)
     cancelled = float(np.max(np.diagonal(G)[:d] / np.square(lengths)))  # by taking the means out of the products
     loss = float(np.finfo(dtype).eps) * (4 * np.sqrt(d) + np.sqrt(n) / 4) * squared * cancelled
-    if d > WIDE:
+    if d > 32:
         loss += 4 * _largest(lambda v: M @ (P @ (v @ M)) - v, d, dtype, 4)  # M comes from inverses: measured
     reach = np.sqrt(np.einsum("ij,ij->j", M, M))
     return Factors(M, penalty, scale, lengths, reach, float(np.sqrt(squared)), loss)

@@ -121,7 +121,7 @@ def linear(
 
     leave_one_out: in place of folds, score each fit by its exact leave-one-out residuals e_a = r_a / (1 - h_a), with
     h_a the diagonal of the hat matrix, in closed form: `scores.loss` is their weighted mean square, and params are the
-    fits to all rows.
+    fits to all rows. In a trace it is NaN where columns nearly depend on each other.
     Shapes: X (n, d); y (n,) or (n, t); l2 (m,) or one number; weights and folds as in `logistic`; arrays of the result
     (m, r, t); scores.accuracy is None. `certificate.suboptimality` is g^T H^-1 g / 2, the exact distance to the minimum
     but for rounding. intercept: as in `linear_regression.fit`.

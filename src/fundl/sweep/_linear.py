@@ -23,22 +23,21 @@ def solve(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[Ends, 
         return in_float64(lambda wide: solve(wide, **static), given, "linear")
     if not concrete or not all(_on_host(v) for v in jax.tree.leaves(given)):
         return _program(given, **static)
-    found = _on_the_host(jax.tree.map(np.asarray, given), **static)
-    if all(np.all(e.code == int(Status.converged)) for e in found):
-        return found
-    ends, whole = _program(given, **static)
+    ends, whole = _on_the_host(jax.tree.map(np.asarray, given), **static)
+    bad = ends.code != int(Status.converged)
+    if bad.any() or np.any(whole.code != int(Status.converged)):
+        ends, whole = _program(given, **static)
     if leave_one_out:
-        bad = found[0].code != int(Status.converged)
         ends = ends._replace(loss=_left_out(given, intercept, np.array(ends.loss), bad))
     return ends, whole
 
 
 def _left_out(given: Given, intercept: bool, loss: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """The losses, the bad ones from singular values, which do not square the condition."""
+    """The losses; those of bad lanes, and what is lost, from singular values, which do not square the condition."""
     host: Any = jax.tree.map(np.asarray, given)
     (X, Y), train = clean(host), rows_of(host).train[-len(host.weights) :]
     which = lanes(len(host.l2), range(len(train)), Y.shape[1])
-    for i in np.flatnonzero(bad):
+    for i in np.flatnonzero(bad | np.isnan(loss)):
         p, r, j = which[:, i]
         A = X
         if host.l2[p] == 0:  # no column's unit matters then

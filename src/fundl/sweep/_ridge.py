@@ -53,9 +53,7 @@ def ridge(X: Any, Y: Any, l2: Any, s: Any, q: Any | None, *, intercept: bool, le
     noise = 8 * eps * (column * (longest + xp.sum(column * size, axis=0))[None, :] + penalty * size)
     turned = (xp.abs(mm(V.T, g)) + mm(xp.abs(V.T), noise)).reshape(d, m, t)
     off = mm(xp.abs(V), (turned * one_over[:, :, None]).reshape(d, m * t))
-    # What a row has in the hat matrix loses the square of the condition: ten digits of its residual left out remain.
-    least = max(100 * d * eps, 1e-6 if leave_one_out else 0.0)
-    regular = xp.all(divisor > least * xp.max(divisor, axis=0)[None, :], axis=0)
+    regular = xp.all(divisor > 100 * d * eps * xp.max(divisor, axis=0)[None, :], axis=0)
     good = _each(regular, t) & (xp.max(off * column, axis=0) <= 1e-8 * xp.max(size * column, axis=0))
     mean = mm(x_mean[None, :], W)[0]
     b = xp.reshape(xp.broadcast_to(y_mean[None, :], (m, t)), (m * t,)) - mean
@@ -67,6 +65,9 @@ def ridge(X: Any, Y: Any, l2: Any, s: Any, q: Any | None, *, intercept: bool, le
     hat = (V, one_over, 1 / total if intercept else xp.zeros_like(total)) if leave_one_out else None
     squares, loss = _of_rows(X, Y, s, q, x_mean, y_mean, xp.moveaxis(W.reshape(d, m, t), 0, 1), hat)
     squares, loss = squares.reshape(-1), nan if loss is None else loss.reshape(-1)
+    if leave_one_out:  # what a row has in the hat matrix loses the square of the condition; singular values do not
+        lost = 1e-6 if xp is np else 1e-10
+        loss = xp.where(_each(xp.all(divisor > lost * xp.max(divisor, axis=0)[None, :], axis=0), t), loss, nan)
     f = squares + _each(l2, t) * xp.sum(W * W, axis=0)
     good = good & xp.isfinite(f) & (total > 0)
     codes = [xp.asarray(int(status), np.int32) for status in (Status.converged, Status.stalled)]
