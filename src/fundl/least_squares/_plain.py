@@ -199,10 +199,11 @@ def _largest(apply: Any, d: int, dtype: Any = np.float64, steps: int = 8) -> flo
     basis = np.zeros((steps, d))
     T = np.zeros((steps, steps))
     for i in range(steps):
-        # Twice: what rounding leaves of the directions before is most of a q that has nothing new.
+        # Once more: of a q that has nothing new the directions before are most of what rounding left.
+        left = np.linalg.norm(q)
         q = q - basis[:i].T @ (basis[:i] @ q)
         size = np.linalg.norm(q)
-        if not size > 0:
+        if not size > left / 2:
             break
         basis[i] = q / size
         q = apply(basis[i].astype(dtype))
