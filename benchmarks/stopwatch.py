@@ -55,21 +55,24 @@ def interleave(
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     first: dict[str, float] = {}
+    before = SHORT  # seconds of the call before
     progress = progress if sys.stderr.isatty() else ""
     for round_ in range(repeats + 1):
         if progress:
             print(f"\r{progress}: round {round_}/{repeats}", end="", file=sys.stderr, flush=True)
         for name, call in candidates.items():
-            _settle()
-            if first.get(name, 1.0) < SHORT or (seconds[name] and seconds[name][-1] < SHORT):
-                jax.block_until_ready(call())
+            mine = [SHORT, *([first[name]] if name in first else []), *seconds[name]][-1]
+            if max(before, mine) >= SHORT:
+                _settle()
+                if mine < SHORT:
+                    jax.block_until_ready(call())
             start = time.perf_counter()
             jax.block_until_ready(call())
-            elapsed = time.perf_counter() - start
+            before = time.perf_counter() - start
             if round_ == 0:
-                first[name] = elapsed
+                first[name] = before
             else:
-                seconds[name].append(elapsed)
+                seconds[name].append(before)
     if progress:
         print("\r" + " " * (len(progress) + 24) + "\r", end="", file=sys.stderr)
     return {name: Timing(first[name], tuple(seconds[name])) for name in candidates}
