@@ -177,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")
-    count, repeats = (5, 1) if args.quick else (args.penalties, args.repeats)
+    count, repeats = (3, 1) if args.quick else (args.penalties, args.repeats)
     found: dict[str, Any] = {"question": "sparse logistic regression along a path of penalties"}
     found |= {"machine": stopwatch.machine(), "results": [], "missing": []}
     for size in options.sizes(args, SIZES, QUICK, dimensions=(2,)):

@@ -278,7 +278,7 @@ def main() -> None:
             args.json.write_text(json.dumps(found, indent=1) + "\n")
 
     for size in [size for size in chosen if size not in PARTS]:
-        for dtype in (np.float64, np.float32):
+        for dtype in (np.float64,) if args.quick else (np.float64, np.float32):
             keep(
                 "results",
                 at_size(size, dtype, repeats * (20 if size == "100x5" and not args.quick else 1), wanted=wanted),
