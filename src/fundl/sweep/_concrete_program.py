@@ -67,7 +67,7 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
             ends[name][lane] = v
 
     def run(lane: np.ndarray) -> None:
-        workers = processors() if n <= TALL else 1
+        workers = processors() if max(n, shared.pairs.shape[1]) <= TALL else 1  # where no product takes all
         at_once = min(ENTRIES // n + 1, max(FEW, -(-len(lane) // workers)))
         parts = -(-len(lane) // at_once)
         # Every part has some of the small penalties, which take longer.
