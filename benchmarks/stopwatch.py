@@ -55,20 +55,20 @@ def interleave(
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     first: dict[str, float] = {}
+    last = dict.fromkeys(candidates, SHORT)
     before = SHORT  # seconds of the call before
     progress = progress if sys.stderr.isatty() else ""
     for round_ in range(repeats + 1):
         if progress:
             print(f"\r{progress}: round {round_}/{repeats}", end="", file=sys.stderr, flush=True)
         for name, call in candidates.items():
-            mine = [SHORT, *([first[name]] if name in first else []), *seconds[name]][-1]
-            if max(before, mine) >= SHORT:
+            if max(before, last[name]) >= SHORT:
                 _settle()
-                if mine < SHORT:
+                if last[name] < SHORT:
                     jax.block_until_ready(call())
             start = time.perf_counter()
             jax.block_until_ready(call())
-            before = time.perf_counter() - start
+            before = last[name] = time.perf_counter() - start
             if round_ == 0:
                 first[name] = before
             else:

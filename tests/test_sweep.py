@@ -290,6 +290,10 @@ def test_under_jit_and_no_recompilation_for_new_numbers():
         np.testing.assert_allclose(found.params.w, plain.params.w, rtol=1e-9, atol=1e-12)
         np.testing.assert_array_equal(best, plain.best)
     assert len(compiled) == 1
+    compiles = [sweep._fits._concrete_program._standardise, sweep._fits._program.solve]
+    before = [f._cache_size() for f in compiles]
+    sweep.logistic(X * 2, 1 - Y, l2=L2 / 7, folds=np.asarray(held), intercept=True)
+    assert [f._cache_size() for f in compiles] == before
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -320,6 +324,24 @@ def test_lanes_between_known_penalties_take_fewer_steps(monkeypatch):
     plain = sweep.logistic(A, y, **options)
     assert int(found.certificate.steps.sum()) < int(plain.certificate.steps.sum())
     np.testing.assert_allclose(found.params.w, plain.params.w, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("max_steps", [4, 5, 6])
+def test_a_lane_that_the_step_limit_stops_is_fitted_alone(max_steps, monkeypatch):
+    newton, alone = sweep._fits._concrete_program.newton, []
+    exact = newton.fit_concrete
+    monkeypatch.setattr(newton, "fit_concrete", lambda *a, **options: alone.append(1) or exact(*a, **options))
+    ended = []
+    minimise = sweep._fits._concrete_program._concrete_lanes.minimise
+
+    def seen(*a):
+        found = minimise(*a)
+        ended.append(found.steps)
+        return found
+
+    monkeypatch.setattr(sweep._fits._concrete_program._concrete_lanes, "minimise", seen)
+    sweep.logistic(X, Y, l2=L2, max_steps=max_steps)
+    assert len(alone) == np.sum(np.concatenate(ended) == max_steps) > 0
 
 
 @pytest.mark.parametrize(("n", "d"), [(700, 70), (5000, 3), (33, 2)])

@@ -41,7 +41,7 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
     cy = rows.cy.astype(dtype)
 
     def part(given: list[slice]) -> np.ndarray:
-        total, product = np.empty((p, p)), np.empty((d, d), dtype)
+        total, room = np.zeros((p, p)), np.empty((d, d), dtype)
         for at, A in _centred(rows, given, dtype, own=rows.s is not None):
             V = np.ones((len(A), p - d), dtype)
             np.subtract(rows.Y[at], cy, out=V[:, :k], dtype=dtype, casting="same_kind")
@@ -49,14 +49,13 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
                 root = np.sqrt(rows.s[at]).astype(dtype)[:, None]
                 A *= root
                 V *= root
-            first = at is given[0]
-            if first and dtype == np.float64:
+            # numpy hands A^T A to syrk: half the work
+            if at is given[0] and dtype == np.float64:
                 np.matmul(A.T, A, out=total[:d, :d])
             else:
-                np.matmul(A.T, A, out=product)  # numpy hands this to syrk: half the work
-                np.add(0.0 if first else total[:d, :d], product, out=total[:d, :d])
-            total[d:, :d] = V.T @ A + (0.0 if first else total[d:, :d])
-            total[d:, d:] = V.T @ V + (0.0 if first else total[d:, d:])
+                total[:d, :d] += np.matmul(A.T, A, out=room)
+            total[d:, :d] += V.T @ A
+            total[d:, d:] += V.T @ V
         total[:d, d:] = total[d:, :d].T
         return total
 

@@ -57,6 +57,7 @@ class Solution(NamedTuple):
     m: Any
     scale: Any
     s_scale: Any
+    trusted: Any = None  # what the digits of the worst coefficient say, where nothing else is known
 
 
 def mm(A: Any, B: Any) -> Any:

@@ -204,7 +204,7 @@ def package(found: _exact.Solution, single: bool, dtype: Any) -> Fit:
     xp = namespace(w)
     finite = found.finite & xp.all(xp.isfinite(w)) & xp.all(xp.isfinite(b))
     full = found.rank == w.shape[0]
-    trusted = ~(found.digits < 1)
+    trusted = ~(found.digits < 1) if found.trusted is None else found.trusted
     code = _code(finite, full, trusted)
     plain = xp is np and bool(finite)  # a concrete fit without NaN: nothing to replace
 

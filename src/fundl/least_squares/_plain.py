@@ -261,16 +261,14 @@ def _refined(
     else:
         b, b_bound = np.zeros(k), np.zeros(k)
     top = np.abs(rows.Y[_blocks.sample(n)] - cy).max(axis=0)
-    scaled = np.abs(w_out) * f.lengths[:, None]
-    # Coefficients whose part is below rounding count from there; of many rows, from 1e-9 of the largest in float64.
-    tiny = HALF_ULP if small else np.sqrt(eps) / 16
-    floor = np.maximum(HALF_ULP * top / f.scale[:, None], tiny * scaled.max() / f.lengths[:, None])
-    ratio = max(_worst(w_bound, w_out, floor), _worst(b_bound, b, tiny * (top + np.abs(cy))))
+    ratio = _worst(w_bound, w_out, HALF_ULP * top / f.scale[:, None])
+    ratio = max(ratio, _worst(b_bound, b, HALF_ULP * (top + np.abs(cy))))
     digits = -np.log10(max(ratio, HALF_ULP))
     # Standard errors come from the plain inverse, so they ask for a good condition where many digits are promised.
     if small:
         enough = digits >= 13.2 and f.condition <= 8  # the rounding of longdouble is random: 14.6 are there
     else:
+        scaled = np.abs(w_out) * f.lengths[:, None]
         asked = 1e-8 if d**3 * 1.4e-7 > 2 else 1e-12  # where exact sums would take more than seconds
         enough = digits >= 14 or np.max(w_bound * f.lengths[:, None]) <= max(asked, eps / 8) * scaled.max()
     # A residual that is rounding itself, or a sum of squares below the smallest number, must come from exact sums.
@@ -307,7 +305,7 @@ def _refined(
         finite=np.asarray(True),
         rank=np.asarray(d),
         condition=np.asarray(f.condition),
-        digits=np.asarray(min(digits, -np.log10(ratio + rounding))),
+        digits=np.asarray(max(min(digits, -np.log10(ratio + rounding)), 0.0)),
         objective=objective.sum(),
         suboptimality=suboptimality,
         gradient_norm=2 * np.sqrt(suboptimality * trace),
@@ -322,6 +320,7 @@ def _refined(
         m=none,
         scale=none,
         s_scale=none,
+        trusted=np.asarray(True),  # to 1e-8 of the largest coefficient at least, though a small one have no digit
     )
 
 

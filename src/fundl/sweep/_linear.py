@@ -10,6 +10,8 @@ import numpy as np
 from fundl import _check, least_squares
 from fundl._result import Status
 from fundl._types import Array
+from fundl.least_squares._inputs import on_host
+from fundl.least_squares._words import ceil_power_of_two
 from fundl.sweep import _ridge
 from fundl.sweep._ends import Ends, clean, in_float64, lanes, rows_of, scores
 from fundl.sweep._inputs import Given
@@ -18,10 +20,9 @@ from fundl.sweep._inputs import Given
 def solve(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[Ends, Ends]:
     """The ends of the replicates and, with folds, of the fits to all rows; lanes in the order (m, r, t)."""
     static = {"intercept": intercept, "leave_one_out": leave_one_out}
-    concrete = all(_check.concrete(v) for v in jax.tree.leaves(given))
-    if given.X.dtype.itemsize < 8 and concrete:
+    if given.X.dtype.itemsize < 8 and all(_check.concrete(v) for v in jax.tree.leaves(given)):
         return in_float64(lambda wide: solve(wide, **static), given, "linear")
-    if not concrete or not all(_on_host(v) for v in jax.tree.leaves(given)):
+    if not on_host(*jax.tree.leaves(given)):
         return _program(given, **static)
     ends, whole = _on_the_host(jax.tree.map(np.asarray, given), **static)
     bad = ends.code != int(Status.converged)
@@ -42,15 +43,11 @@ def _left_out(given: Given, intercept: bool, loss: np.ndarray, bad: np.ndarray) 
         A = X
         if host.l2[p] == 0:  # no column's unit matters then
             spread = np.ptp(X, axis=0) if intercept else np.abs(X).max(axis=0)
-            A = X / np.where(spread > 0, spread, 1.0)
+            A = X / ceil_power_of_two(np.where(spread > 0, spread, 1.0))
         loss[i] = least_squares.ridge_path(
             A, Y[:, j], host.l2[p : p + 1], weights=train[r], intercept=intercept
         ).leave_one_out[0]
     return loss
-
-
-def _on_host(x: Array) -> bool:
-    return len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
 
 
 def _parts(given: Given) -> Any:
