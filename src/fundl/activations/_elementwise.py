@@ -129,7 +129,8 @@ def sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     x, v, dy = backward(dy, x)
     # y = sigma(x); dy/dx = sigma(x) sigma(-x)
     e = _precise.exp_minus_abs(v)
-    return (dy * (e / jnp.square(1 + e))).astype(x.dtype)
+    r = 1 / (1 + e)
+    return (dy * (e * r * r)).astype(x.dtype)
 
 
 def log_sigmoid(x: ArrayLike) -> Array:
@@ -178,7 +179,7 @@ def tanh_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     x, v, dy = backward(dy, x)
     # y = tanh(x); dy/dx = 1 - y^2, which is 0 / 0 digits where y rounds to 1
     e = _precise.exp_minus_abs(v)
-    return (dy * jnp.square(2 * e / (1 + e * e))).astype(x.dtype)
+    return (dy * (4 * e * e / jnp.square(1 + e * e))).astype(x.dtype)
 
 
 def softplus(x: ArrayLike) -> Array:
@@ -217,8 +218,7 @@ def silu(x: ArrayLike) -> Array:
     Source: Elfwing, Uchibe and Doya, arXiv 1702.03118, (5).
     """
     x, v = forward(x)
-    a, _, t = _precise.sigmoid_factors(v)
-    return ((_finite_below(v) * a) * (a / t)).astype(x.dtype)
+    return _precise.times_sigmoid(jnp.maximum(v, -_SIGMOID_SATURATED), v).astype(x.dtype)
 
 
 def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
@@ -229,9 +229,8 @@ def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     """
     x, v, dy = backward(dy, x)
     # y = x sigma(x)
-    c = _finite_below(-_finite_below(-v))
-    a, b, t = _precise.sigmoid_factors(v)
-    return (dy * (((1 + c * b * (b / t)) * a) * (a / t))).astype(x.dtype)
+    c = jnp.clip(v, -_SIGMOID_SATURATED, _SIGMOID_SATURATED)
+    return (dy * _precise.times_sigmoid_slope(c, v)).astype(x.dtype)
 
 
 def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
@@ -247,11 +246,10 @@ def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
     Source: Hendrycks and Gimpel, arXiv 1606.08415, section 2.
     """
     x, v = forward(x)
-    c = _finite_below(v)
+    c = jnp.maximum(v, -_GELU_SATURATED)
     if not approximate:
         return (c * _normal_cdf(c)).astype(x.dtype)
-    a, _, t = _precise.sigmoid_factors(2 * _gelu_u(c))
-    return ((c * a) * (a / t)).astype(x.dtype)
+    return _precise.times_sigmoid(c, 2 * _gelu_u(c)).astype(x.dtype)
 
 
 def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> Array:
@@ -266,8 +264,7 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
         # y = x s, s = sigma(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
         u = _gelu_u(c)
         du = _SQRT_2_OVER_PI * (1 + 3 * _GELU_CUBIC * c * c)
-        a, b, t = _precise.sigmoid_factors(2 * u)
-        slope = ((1 + 2 * c * du * b * (b / t)) * a) * (a / t)
+        slope = _precise.times_sigmoid_slope(2 * c * du, 2 * u)
     else:
         # y = x Phi(x), and Phi' = phi
         slope = _normal_cdf(c) + c * (_INVERSE_SQRT_2_PI * jnp.exp(-0.5 * c * c))
@@ -278,6 +275,7 @@ _SQRT_2_OVER_PI = 0.7978845608028654
 _INVERSE_SQRT_2_PI = 0.3989422804014327
 _SQRT_HALF = 0.7071067811865476
 _GELU_CUBIC = 0.044715
+_SIGMOID_SATURATED = 1e4  # beyond it sigma(x), and x times it, are exactly 0, or sigma(x) is 1
 _GELU_SATURATED = 64.0  # beyond it Phi and sigma(2u) are exactly 0 or 1, and powers of x would only overflow
 
 
@@ -292,8 +290,3 @@ def _normal_cdf(v: Array) -> Array:
 def _gelu_u(v: Array) -> Array:
     t = jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED)
     return _SQRT_2_OVER_PI * (t + _GELU_CUBIC * t * t * t)
-
-
-def _finite_below(v: Array) -> Array:
-    """-inf as the lowest finite number, so that its product with an exact 0 is 0, the limit."""
-    return jnp.maximum(v, jnp.finfo(v.dtype).min)
