@@ -39,27 +39,30 @@ def by_autodiff(loss: Callable[..., Any]) -> Callable[..., Any]:
     return jax.value_and_grad(lambda z, y: jnp.mean(loss(z, y)))
 
 
+# The examples, the rival, the most arrays kept and moved, and moved as a share of the rival's.
 CASES = {
-    "binary_cross_entropy_with_logits": (LONG, LONG, optax.sigmoid_binary_cross_entropy, 5.1, 0.34),
-    "focal_with_logits": (LONG, LONG, optax.sigmoid_focal_loss, 5.1, 0.1),
-    "huber": (LONG, LONG, optax.huber_loss, 5.1, 0.6),
-    "mse": (LONG, LONG, optax.squared_error, 5.1, 1.0),
-    "l1": (LONG, LONG, lambda z, y: jnp.abs(z - y), 5.1, 1.0),
+    "binary_cross_entropy_with_logits": (LONG, LONG, optax.sigmoid_binary_cross_entropy, 0.1, 5.1, 0.34),
+    "binary_cross_entropy": (LONG, LONG, lambda p, y: -y * jnp.log(p) - (1 - y) * jnp.log1p(-p), 1.1, 7.1, 0.7),
+    "focal_with_logits": (LONG, LONG, optax.sigmoid_focal_loss, 1.1, 7.1, 0.15),
+    "huber": (LONG, LONG, optax.huber_loss, 0.1, 5.1, 0.6),
+    "mse": (LONG, LONG, optax.squared_error, 0.1, 5.1, 1.0),
+    "l1": (LONG, LONG, lambda z, y: jnp.abs(z - y), 0.1, 5.1, 1.0),
     "cross_entropy": (
-        WIDE, CLASSES, lambda p, y: -jnp.log(jnp.take_along_axis(p, y[:, None], axis=1)), 2.1, 0.6,
+        WIDE, CLASSES, lambda p, y: -jnp.log(jnp.take_along_axis(p, y[:, None], axis=1)), 0.1, 2.1, 0.6,
     ),
     "cross_entropy_with_logits": (
-        WIDE, CLASSES, optax.softmax_cross_entropy_with_integer_labels, 8.2, 1.0,
+        WIDE, CLASSES, optax.softmax_cross_entropy_with_integer_labels, 0.1, 8.2, 1.0,
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_value_and_gradient_keep_no_array_and_move_fewer_than_autodiff(name: str) -> None:
-    z, y, rival, at_most, share = CASES[name]
+def test_value_and_gradient_move_fewer_arrays_than_autodiff(name: str) -> None:
+    """None is kept, but for the losses that are made in a loop of their own before they are added up: one."""
+    z, y, rival, kept_at_most, at_most, share = CASES[name]
     moved, kept = arrays_of(own(name), z, y)
     moved_by_rival, _ = arrays_of(by_autodiff(rival), z, y)
-    assert kept < 0.1
+    assert kept < kept_at_most
     assert moved <= at_most
     assert moved <= share * moved_by_rival
 
@@ -110,7 +113,7 @@ def test_long_arrays_have_the_digits_of_short_ones(name: str, monkeypatch: pytes
     """The exhaustive tests of digits are of short arrays."""
     rng = np.random.default_rng(0)
     z = np.append(rng.normal(size=40) * 10.0 ** rng.integers(-6, 3, 40), (0.0, 1e30, -1e30, 88.0)).astype(np.float32)
-    z = np.exp(-np.abs(z)).reshape(4, 11) if name == "cross_entropy" else z.reshape(4, 11)
+    z = np.exp(-np.abs(z)).reshape(4, 11) if name in ("cross_entropy", "binary_cross_entropy") else z.reshape(4, 11)
     y = np.array([3, 0, 7, 10]) if name.startswith("cross") else rng.integers(0, 2, z.shape) * 1.0
 
     def found() -> Any:

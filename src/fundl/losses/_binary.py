@@ -1,12 +1,20 @@
 """Binary cross-entropy, from probabilities p and from logits z, and the focal loss of logits."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from fundl import _check
-from fundl._precise import apart, is_positive, log_1_minus, product_with_log, within_unit_interval, zero_and_one
+from fundl._precise import (
+    apart,
+    in_one_loop,
+    is_positive,
+    log1p,
+    product_with_log,
+    within_unit_interval,
+    zero_and_one,
+)
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -28,10 +36,13 @@ def binary_cross_entropy(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.90).
     """
     _, (q, t, w) = _inputs("p", p, y, weights, fill=0.5)
+    # The rarer event has probability r <= 1/2, exactly, and label u; log(1 - r) is that of the other one.
+    rarer = q <= 0.5
+    r, u = jnp.where(rarer, q, 1 - q), jnp.where(rarer, t, 1 - t)
     # 0 log 0 = 0: where the factor is 0 the logarithm's argument is replaced, or its derivative would be 0 / 0.
-    log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))
-    log_1_p = log_1_minus(jnp.where((t == 1) & (q == 1), jnp.zeros_like(q), q))
-    return reduce(_per_example(-(t * log_p + (1 - t) * log_1_p)), w, reduction)
+    log_r = jnp.log(jnp.where((r == 0) & (u == 0), jnp.ones_like(r), r))
+    L = -(u * log_r + jnp.where(rarer, 1 - t, t) * log1p(-r))
+    return reduce(_per_example(in_one_loop(L)), w, reduction)
 
 
 def binary_cross_entropy_backward(
@@ -48,7 +59,15 @@ def binary_cross_entropy_backward(
     dL = rows(reduce_backward(dJ, w, reduction, q.shape[:1], q.dtype), q)
     # L = -y log p - (1 - y) log(1 - p); for y = 0 and 1 only one term is there, also where p is 0 or 1
     slope = jnp.where(t == 0, 1 / (1 - q), jnp.where(t == 1, -1 / q, (q - t) / q / (1 - q)))
-    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * (log_1_minus(q) - jnp.log(q))))
+    return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * -_log_odds(q)))
+
+
+def _log_odds(p: Array) -> Array:
+    """log p - log(1 - p), from the smaller of the two."""
+    smaller = p <= 0.5
+    r = jnp.where(smaller, p, 1 - p)
+    a = jnp.log(r) - log1p(-r)
+    return jnp.where(smaller, a, -a)
 
 
 def binary_cross_entropy_with_logits(
@@ -118,8 +137,11 @@ def focal_with_logits(
     _, (v, t, w) = _inputs("z", z, y, weights, fill=0)
     gamma = _gamma(gamma, v)
     _, m, d = _folded(v, t)
-    f, _, _ = _q_to(gamma, gamma, m, jnp.exp(m), d)
-    return reduce(_per_example(product_with_log(-f, -entropy(v, t))), w, reduction)  # f L_0, 0 inf = 0
+    e = jnp.exp(m)
+    f, _, _ = _q_to(gamma, gamma, m, e, d)
+    L_0 = log1p(e) - jnp.where(d == 0, jnp.zeros_like(d), d * m)
+    L = f * jnp.where(f == 0, jnp.zeros_like(f), L_0)  # 0 inf = 0
+    return reduce(_per_example(in_one_loop(L)), w, reduction)
 
 
 def focal_with_logits_backward(
@@ -154,9 +176,9 @@ def _focal_slope(z: Array, y: Array, gamma: Array) -> Array:
     (zero, one), (g,) = zero_and_one(z), apart(gamma, like=z)
     s, m, d = _folded(z, y, zero, one)
     e = jnp.exp(m)
-    r, t, k = _q_to(gamma / 2, g / 2, m, e, d, zero, one)  # r r = q^gamma
-    # p - y = -s (d - (1 - d) e) / (1 + e), 1 - 2 y = -s (2 d - 1), and p (1 - p) / q = e^(1 - k) / t / (1 + e)
-    through_q = g * (d + d - one) * ((k + (one - k) * e) / t * _finite_entropy(m, e, d, one))
+    r, t, right = _q_to(gamma / 2, g / 2, m, e, d, zero, one)  # r r = q^gamma
+    # p - y = -s (d - (1 - d) e) / (1 + e), 1 - 2 y = -s (2 d - 1), and p (1 - p) / q = e / k / t / (1 + e)
+    through_q = g * (d + d - one) * (jnp.where(right, one, e) / t * _finite_entropy(m, e, d, one))
     return -s * r * r * (((d - (one - d) * e) + through_q) / (one + e))
 
 
@@ -182,24 +204,23 @@ def _folded(z: Array, y: Array, zero: float | Array = 0, one: float | Array = 1)
 
 def _finite_entropy(m: Array, e: Array, d: Array, one: Array) -> Array:
     """`entropy` from what is folded, with -inf as the lowest finite m: its product with a power of q = 0 is to be 0."""
-    return jnp.log1p(e) - d * jnp.maximum(m, one * jnp.finfo(m.dtype).min)
+    return log1p(e) - d * jnp.maximum(m, one * jnp.finfo(m.dtype).min)
 
 
 def _q_to(
     power: Array, gamma: Array, m: Array, e: Array, d: Array, zero: float | Array = 0, one: float | Array = 1
 ) -> tuple[Array, Array, Array]:
-    """q^gamma, t and k, with q = e^k t / (1 + e) and e = exp(m).
+    """q^gamma, t and where k is e, with q = k t / (1 + e), where e = exp(m) and k is e or 1.
 
-    q = (d + (1 - d) e) / (1 + e). Where d is 0 (and only there k is 1) e is taken out: exp(gamma m) may be a number
-    where e is rounded to 0. `power` is gamma again, not `apart`: where XLA can see that it is 2 it squares.
+    q = (d + (1 - d) e) / (1 + e). Where d is 0 (and only there) e is taken out: exp(gamma m) may be a number where e is
+    rounded to 0. `power` is gamma again, not `apart`: where XLA can see that it is 2 it squares.
     """
     info = jnp.finfo(m.dtype)
-    k = one - is_positive(d, zero, one)
-    u = one - (k + k)
-    c = k + u * d
-    largest = one * float(np.log(info.max) - 1)
-    t = c + (one - c) * jnp.exp(jnp.minimum(u * m, largest))  # d + (1 - d) e, or 1 - d + d / e
-    return t**power * jnp.exp(gamma * (k * jnp.maximum(m, one * info.min) - jnp.log1p(e))), t, k
+    right = d <= zero
+    largest = one * (math.log(info.max) - 1)
+    t = jnp.where(right, (one - d) + d * jnp.exp(jnp.minimum(-m, largest)), d + (one - d) * e)
+    k_to_gamma = jnp.where(right, jnp.exp(gamma * jnp.maximum(m, one * info.min)), one)
+    return (t * (one / (one + e))) ** power * k_to_gamma, t, right
 
 
 def entropy(z: Array, y: Array) -> Array:
