@@ -190,10 +190,9 @@ def _below(v: Array, m: Array) -> Array:
     No select and no constant as long as v: XLA's CPU fuses a sum with the arithmetic before it, but not with those.
     """
     largest = jnp.finfo(v.dtype).max
-    infinite = jnp.isposinf(m)
-    c = jnp.where(infinite, jnp.full_like(m, largest), m)
-    # Beside a logit of +inf what is not 0 becomes -inf.
-    return (jnp.minimum(v, c) - c) * jnp.where(infinite, jnp.full_like(m, largest), jnp.ones_like(m))
+    c = jnp.minimum(m, largest)
+    # Beside a logit of +inf what is not 0 becomes -inf; beside others the factor is 1.
+    return (jnp.minimum(v, c) - c) * (1 + jnp.minimum(m - c, largest))
 
 
 @_below.defjvp
@@ -239,10 +238,9 @@ def sum_of_others(t: Array, e: Array, axis: int = -1) -> Array:
     At the largest logit (e = 1) it is not formed as a total minus the entry, which may be nearly all of the total:
     this is where small others decide.
     """
-    (e,) = apart(e)
-    # Where e is 1, floor(e) is 1 and floor(e - 1) is 0; elsewhere they are 0 and -1.
-    A, B = jnp.sum(jnp.floor(e) * t, axis, keepdims=True), -jnp.sum(jnp.floor(e - 1) * t, axis, keepdims=True)
-    return (jnp.where(e == 1, A, A + B) - t) + jnp.where(e == 1, B, jnp.zeros_like(B))
+    at_top = jnp.floor(*apart(e)) * t  # floor(e) is 1 at the largest, else 0
+    A, B = jnp.sum(at_top, axis, keepdims=True), jnp.sum(t - at_top, axis, keepdims=True)
+    return (A - t) + B  # a single largest entry is all of A
 
 
 SHARED = 1 << 16  # entries up to which arrays stay in the cache

@@ -20,8 +20,8 @@ def softmax(z: ArrayLike, *, axis: int = -1) -> Array:
     Source: Goodfellow, Bengio and Courville, Deep Learning, (6.29).
     """
     z, v = _logits(z, axis)
-    e, s, _, _ = _precise.exp_shifted(v, axis)
-    return (e / (1 + s)).astype(z.dtype)
+    e, _, _, _ = _precise.exp_shifted(v, axis)
+    return (e / jnp.sum(e, axis, keepdims=True)).astype(z.dtype)
 
 
 def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
@@ -32,14 +32,13 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     """
     z, v = _logits(z, axis)
     dy = cotangent(dy, v, v.shape)
-    e, s, _, _ = _precise.exp_shifted(v, axis)
-    p = e / (1 + s)
+    e, _, _, _ = _precise.exp_shifted(v, axis)
+    r = 1 / jnp.sum(e, axis, keepdims=True)
     # A constant added to dy changes nothing; measured from its entry at the largest p, no digit of 1 - p is lost.
-    (e,) = _precise.apart(e)
-    tops = jnp.sum(jnp.floor(*_precise.apart(e)), axis, keepdims=True)  # floor(e) is 1 at the largest p, else 0
-    dy = dy - jnp.sum(jnp.floor(e) * dy, axis, keepdims=True) / tops
+    top = jnp.floor(*_precise.apart(e))  # 1 at the largest p, else 0
+    dy = dy - jnp.sum(top * dy, axis, keepdims=True) / jnp.sum(top, axis, keepdims=True)
     # p_j = exp(z_j) / sum_l exp(z_l)
-    return (p * (dy - _precise.inner(p, dy, axis))).astype(z.dtype)
+    return (e * r * (dy - r * _precise.inner(e, dy, axis))).astype(z.dtype)
 
 
 def log_softmax(z: ArrayLike, *, axis: int = -1) -> Array:
