@@ -200,15 +200,23 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _below(*primals), tangents[0]
 
 
+def shifted(v: Array, axis: int = -1) -> tuple[Array, Array]:
+    """v - m and m, the largest logit along `axis`. Logits of +inf count as equal.
+
+    m is a constant to autodiff: what is made of v - m shall not depend on the shift, and the derivative of a maximum is
+    not unique at ties.
+    """
+    m = jax.lax.stop_gradient(jnp.max(v, axis=axis, keepdims=True))
+    return _below(v, m), m
+
+
 def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
     """With m the largest logit along `axis`: e = exp(v - m), s = (sum of e) - 1, d = v - m, and m.
 
     s leaves out the 1 of the largest logit before anything is added to it, so that log1p(s) keeps what 1 + s would
-    round away. Logits of +inf count as equal. m is a constant to autodiff: nothing that is made of d and s depends
-    on the shift, and the derivative of a maximum is not unique at ties.
+    round away.
     """
-    m = jax.lax.stop_gradient(jnp.max(v, axis=axis, keepdims=True))
-    d = _below(v, m)
+    d, m = shifted(v, axis)
     e = jnp.exp(d)
     # e - floor(e) is exactly 0 where e is 1, with the derivative of e, and e elsewhere: the sum of the small ones.
     # What is left of the whole sum is how many are 1: a whole number, of which all but one count.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_shifted, product_with_log, sum_of_others
+from fundl._precise import exp_shifted, product_with_log, shifted, sum_of_others
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
 
@@ -84,13 +84,15 @@ def cross_entropy_with_logits(
     """
     _, (v, t, valid, w) = _inputs("z", z, y, weights, fill=0)
     a = _smoothing(label_smoothing, v)
-    _, s, d, _ = exp_shifted(v)
-    log_total = jnp.squeeze(jnp.log1p(s), -1)
     if isinstance(t, _Classes):
-        L = log_total - t.pick(d)  # -log p_y
+        d, _, others, d_y = _apart_from_label(v, t)
+        log_total = jnp.log1p(others + jnp.expm1(d_y))
+        L = log_total - d_y  # -log p_y
         if a is not None:
             L = _share(1 - a, L) + _share(a, log_total - jnp.mean(d, axis=-1))
     else:
+        _, s, d, _ = exp_shifted(v)
+        log_total = jnp.squeeze(jnp.log1p(s), -1)
         t = _smooth(t, a)
         # Two terms that are not negative, in which a masked class without label counts for nothing.
         L = log_total * jnp.sum(t, axis=-1) - jnp.sum(product_with_log(t, d), axis=-1)
@@ -117,19 +119,18 @@ def cross_entropy_with_logits_backward(
     given, (v, t, valid, w) = _inputs("z", z, y, weights, fill=0)
     dL = rows(reduce_backward(dJ, w, reduction, v.shape[:-1], v.dtype) * valid, v)
     a = _smoothing(label_smoothing, v)
-    e, s, d, _ = exp_shifted(v)
-    # p = e / (1 + s), and 1 - p = (s + (1 - e)) / (1 + s), where 1 - e is exactly 0 at the largest logit
     if isinstance(t, _Classes):
-        # L = -log p_y
-        r = (jnp.exp(rows(t.pick(d), v)) - 1) - s
-        q = dL / (1 + s)
-        slope = jnp.where(t.onehot, r * q, e * q)
+        _, e, others, d_y = _apart_from_label(v, t)
+        # L = -log p_y, where 1 - p_y is the others' share
+        q = dL / rows(others + jnp.exp(d_y), v)
+        slope = jnp.where(t.onehot, rows(-others, v) * q, e * q)
         if a is not None:
             # + a (mean_k of -log p_k + log p_y)
             slope = slope + jnp.where(t.onehot, dL * (a * (1 - 1 / v.shape[-1])), -dL * (a / v.shape[-1]))
         return gradients((given[0], lambda: slope))
+    e, s, d, _ = exp_shifted(v)
     t = _smooth(t, a)
-    # L = -sum_k y_k log p_k
+    # L = -sum_k y_k log p_k; p = e / (1 + s), 1 - p = (s + (1 - e)) / (1 + s): 1 - e is exactly 0 at the largest logit
     slope = (e * sum_of_others(t, e) - t * (s + (1 - e))) * (dL / (1 + s))
     scale = 1 if a is None else 1 - a
     return gradients((given[0], lambda: slope), (given[1], lambda: dL * (scale * (jnp.log1p(s) - d))))
@@ -144,6 +145,17 @@ class _Classes(NamedTuple):
     def pick(self, x: Array) -> Array:
         """The entry of each row at its label."""
         return _gathered(x, *self) if jax.typeof(x).sharding.mesh.empty else _summed(x, self.onehot)
+
+
+def _apart_from_label(v: Array, t: _Classes) -> tuple[Array, Array, Array, Array]:
+    """d = v - max(v), exp(d) with 0 at the label, the sum of that, and d at the label.
+
+    -log p_y = log1p(sum of the others + exp(d_y) - 1) - d_y: where the label is the largest, and d_y is 0, only the
+    others are left, and no digit of them is lost; where it is not, they are 1 at least.
+    """
+    d, _ = shifted(v)
+    e = jnp.where(t.onehot, jnp.zeros_like(d), jnp.exp(d))
+    return d, e, jnp.sum(e, axis=-1), t.pick(d)
 
 
 @jax.custom_jvp
