@@ -134,7 +134,7 @@ def sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
 
 
 def log_sigmoid(x: ArrayLike) -> Array:
-    """Logarithm of the sigmoid: log sigma(x) = -softplus(-x) = -log(1 + exp(-x)).
+    """Logarithm of the sigmoid: log sigma(x) = -softplus(-x) = min(x, 0) - log(1 + exp(-abs(x))).
 
     Derivative: sigma(-x).
 
@@ -142,7 +142,7 @@ def log_sigmoid(x: ArrayLike) -> Array:
     [-6.931472e-01 -1.000000e+03]
     """
     x, v = forward(x)
-    return (-_precise.softplus(-v)).astype(x.dtype)
+    return (jnp.where(v > 0, jnp.zeros_like(v), v) - _precise.log1p(_precise.exp_minus_abs(v))).astype(x.dtype)
 
 
 def log_sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
@@ -153,7 +153,8 @@ def log_sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     """
     x, v, dy = backward(dy, x)
     # y = -softplus(-x)
-    return (dy * _precise.sigmoid(-v)).astype(x.dtype)
+    e = _precise.exp_minus_abs(v)
+    return (dy * (jnp.where(v > 0, e, jnp.ones_like(e)) / (1 + e))).astype(x.dtype)
 
 
 def tanh(x: ArrayLike) -> Array:
