@@ -69,7 +69,7 @@ def steps(name: str, wanted: Callable[[str], bool]) -> dict[str, Step]:
 
 
 def looped(step: Step, count: int) -> Callable[..., Any]:
-    """`count` steps in one program, without XLA's pass that would do before the loop what is the same in all of them."""
+    """`count` steps in one program, less XLA's pass that would do before the loop what is the same in all of them."""
 
     @functools.partial(jax.jit, compiler_options={"xla_disable_hlo_passes": "while-loop-invariant-code-motion"})
     def run(dy: Any, x: Any, *labels: Any) -> Any:
