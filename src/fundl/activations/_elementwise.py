@@ -250,7 +250,8 @@ def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
     c = jnp.maximum(v, -_GELU_SATURATED)
     if not approximate:
         return (c * _normal_cdf(c)).astype(x.dtype)
-    return _precise.times_sigmoid(c, 2 * _gelu_u(c)).astype(x.dtype)
+    u2, _ = _gelu_argument(jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED))
+    return _precise.times_sigmoid(c, u2).astype(x.dtype)
 
 
 def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> Array:
@@ -263,9 +264,8 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
     c = jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED)
     if approximate:
         # y = x s, s = sigma(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
-        u = _gelu_u(c)
-        du = _SQRT_2_OVER_PI * (1 + 3 * _GELU_CUBIC * c * c)
-        slope = _precise.times_sigmoid_slope(2 * c * du, 2 * u)
+        u2, du2 = _gelu_argument(c)
+        slope = _precise.times_sigmoid_slope(c * du2, u2)
     else:
         # y = x Phi(x), and Phi' = phi
         slope = _normal_cdf(c) + c * (_INVERSE_SQRT_2_PI * jnp.exp(-0.5 * c * c))
@@ -288,6 +288,7 @@ def _normal_cdf(v: Array) -> Array:
     return 0.5 * jax.lax.erfc(-_SQRT_HALF * v)
 
 
-def _gelu_u(v: Array) -> Array:
-    t = jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED)
-    return _SQRT_2_OVER_PI * (t + _GELU_CUBIC * t * t * t)
+def _gelu_argument(c: Array) -> tuple[Array, Array]:
+    """2u and 2u' with u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    cubic = _GELU_CUBIC * (c * c)
+    return (2 * _SQRT_2_OVER_PI) * c * (1 + cubic), (2 * _SQRT_2_OVER_PI) * (1 + 3 * cubic)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fundl import _check
 from fundl._precise import (
+    SHARED,
     apart,
     in_one_loop,
     is_positive,
@@ -226,7 +227,9 @@ def _q_to(
 def entropy(z: Array, y: Array) -> Array:
     """(1 - y) z + log1p(exp(-z)) where z > 0, else -y z + log1p(exp(z)), of each entry."""
     _, m, d = _folded(z, y)
-    return jnp.log1p(jnp.exp(m)) - product_with_log(d, m)  # d abs(z) = (1 - y) z or -y z, where 0 inf = 0
+    if z.size <= SHARED:
+        return in_one_loop(log1p(jnp.exp(m)) - product_with_log(d, m))  # d abs(z) = (1 - y) z or -y z, where 0 inf = 0
+    return jnp.log1p(jnp.exp(m)) - product_with_log(d, m)  # within the sum, and nothing as long as z is held
 
 
 def slope_of(z: Array, y: Array) -> Array:
