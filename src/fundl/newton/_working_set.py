@@ -33,6 +33,7 @@ def minimise(rows: Rows, K: N, c: N, tol: float, max_steps: int, theta: N) -> Fo
         begun = minimise(part, K / times, c / times, 1e-3, min(max_steps, 20), theta)
         theta = theta if begun is None else begun.theta
     norms = rows.column_norms()
+    single = (rows.scale is None or _passes.within_single(rows.scale)) and rows.within_single
     now, r, steps, last = _passes.full(rows, theta), np.inf, 0, False
     while True:
         a = theta[:, 0]
@@ -46,7 +47,7 @@ def minimise(rows: Rows, K: N, c: N, tol: float, max_steps: int, theta: N) -> Fo
                 solved = last and bound <= np.sqrt(EPS) * f
                 return Found(theta, f, g[:, None], bound, steps, solved, known_rank(rows), None)
         W = columns(rows, slope, a, c)
-        H = hessian(rows, now.z, W)
+        H = hessian(rows, now.z, W, np.float32 if single and r > 0.1 else np.float64)
         H.flat[:: len(W) + 1] += K[W]
         # Far out W may hold more columns than there are rows; what is added then fades with the steps.
         H.flat[:: len(W) + 1] *= 1 + 4 * len(W) * EPS + 1e-3 * min(r, 1.0)
@@ -80,23 +81,27 @@ def columns(rows: Rows, slope: N, a: N, c: N) -> N:
     return np.append(W, d) if rows.intercept else W
 
 
-def hessian(rows: Rows, z: N, W: N) -> N:
-    """That of sum_i s_i L_i in the columns W, in the order of W."""
+def hessian(rows: Rows, z: N, W: N, dtype: type) -> N:
+    """That of sum_i s_i L_i in the columns W, in the order of W, from products in dtype."""
     p = _passes.loss(rows, z)[2][:, 0]
-    h = p * (1 - p) if rows.s is None else rows.s * p * (1 - p)
+    root = np.sqrt(p * (1 - p) if rows.s is None else rows.s * p * (1 - p))
     w = W if rows.scale is None else np.setdiff1d(W, [len(rows.scale)])
     every = len(w) == rows.X.shape[1]
-    H, edge, step = np.zeros((len(w), len(w))), np.zeros(len(w)), _passes.rows_of_block(rows.X.shape[1], 1)
+    H, edge, step = np.zeros((len(w), len(w)), dtype), np.zeros(len(w), dtype), _passes.rows_of_block(len(w), 1)
+    room = np.empty((min(step, len(z)), len(w)), dtype)
     for start in range(0, len(z), step):
-        part = slice(start, start + step)
-        X = (rows.X[part] if every else rows.X[part][:, w]).astype(np.float64, copy=False)
-        H += _passes.weighted_gram(X, h[part])
-        edge += h[part] @ X
+        r = root[start : start + step]
+        X = rows.X[start : start + step] if every else rows.X[start : start + step].take(w, axis=1)
+        R = np.multiply(X, r[:, None], out=room[: len(X)], casting="same_kind")
+        H += R.T @ R
+        if rows.scale is not None:
+            edge += r.astype(dtype) @ R
+    H, edge = H.astype(np.float64), edge.astype(np.float64)
     if rows.scale is None:
         return H
     scale = rows.scale[w]
     H, edge = H / (scale[:, None] * scale), edge / scale
-    return np.block([[H, edge[:, None]], [edge, h.sum()]]) if rows.intercept else H
+    return np.block([[H, edge[:, None]], [edge, root @ root]]) if rows.intercept else H
 
 
 def model_minimum(H: N, g: N, a: N, c: N, turns: int) -> N:
