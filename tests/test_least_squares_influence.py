@@ -139,6 +139,23 @@ def test_ill_conditioned_and_dependent_columns():
     np.testing.assert_allclose(wide.params.w[0], lr.fit(X[:3], y[:3], l2=0.3).params.w, rtol=1e-12)
 
 
+def test_a_path_of_columns_of_very_different_size():
+    """One 1e16 times as large as another: its rounding is larger than the other's whole variance."""
+    X, y, s = data(weighted=True)
+    size = 10.0 ** np.array([-8, 8, 0])[: X.shape[1]]
+    l2 = np.array([0.0, 1e-16, 1.0])
+    for Y, weights, intercept in ((y, None, True), (np.stack([y, y**2], 1), s, True), (y, s, False)):
+        path = lr.ridge_path(X * size, Y, l2, weights=weights, intercept=intercept)
+        for i, penalty in enumerate(l2):
+            one = lr.fit(X * size, Y, l2=penalty, weights=weights, intercept=intercept)
+            np.testing.assert_allclose(path.params.w[i], one.params.w, rtol=1e-8)
+        plain = lr.ridge_path(X, Y, l2[:1], weights=weights, intercept=intercept)  # without penalty sizes do not matter
+        for name in ("degrees_of_freedom", "leave_one_out", "generalised"):
+            np.testing.assert_allclose(getattr(path, name)[0], getattr(plain, name)[0], rtol=1e-9)
+    alone = np.column_stack([X * size, 1e9 * (np.arange(12) == 0)])
+    assert np.isnan(lr.ridge_path(alone, y, np.zeros(1)).leave_one_out).all()
+
+
 def test_many_rows_in_blocks_and_threads():
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(70_000, 8)) + 3, rng.normal(size=70_000)

@@ -89,6 +89,8 @@ def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None
         c, cy = (A.mean(axis=0, dtype=np.float64) if s is None else s @ A / weight for A in (X, Y))
     rows = Rows(X, Y, s, c, cy)
     V, values, target, left = _spectrum(rows, float(l2.min()), intercept)
+    if values.min() + l2.min() < 1e-12 * values.max() and (found := _of_one_size(rows, l2, intercept)):
+        return _finished(rows, *found)
     # What is no more than rounding of the largest is no direction of the data: without penalty it gets nothing.
     live = values > max(n, d) * 2.2e-16 * values.max(initial=0.0) * left
     V, values = V[:, live], values[live]
@@ -97,10 +99,14 @@ def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None
     w = np.einsum("dr,rm,rk->mdk", V, filters, coordinates, optimize=True)
     rss, loo = _blocks.squares(rows, w, (V, filters, intercept / weight))
     trace = (values[:, None] * filters).sum(axis=0) + intercept
-    b = cy - np.einsum("d,mdk->mk", c, w)
+    return _finished(rows, w, trace, rss, loo)
+
+
+def _finished(rows: Rows, w: np.ndarray, trace: np.ndarray, rss: np.ndarray, loo: np.ndarray) -> tuple[Any, ...]:
+    weight = float(len(rows.X) if rows.s is None else rows.s.sum())
     slack = weight - trace
     gcv = weight * rss / np.where(slack > 0, slack, np.nan)[:, None] ** 2
-    return w, b if intercept else np.zeros((m, k)), trace, loo / weight, gcv
+    return w, rows.cy - np.einsum("d,mdk->mk", rows.c, w), trace, loo / weight, gcv
 
 
 def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -123,6 +129,38 @@ def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray,
         Z = np.linalg.qr(Z, mode="r")
     _, sigma, Vt = np.linalg.svd(Z, full_matrices=False)
     return Vt.T, sigma**2, target, max(n, d) * 2.2e-16
+
+
+def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarray, ...] | None:
+    """w, the trace of the hat matrix, and the sums of `_blocks.squares`, by the columns over sqrt(norm2^2 + l2).
+
+    V takes what is 1e8 times smaller than another column for its rounding. None where sizes do not differ much, and
+    where columns depend on each other.
+    """
+    n, d = rows.X.shape
+    s = np.ones(n) if rows.s is None else rows.s
+    root = np.sqrt(s)[:, None]
+    Z, T = (rows.X - rows.c) * root, (rows.Y - rows.cy) * root
+    norms = np.linalg.norm(Z, axis=0)
+    if n < d or not norms.max() > 1e4 * norms.min() > 0:
+        return None
+    Z /= norms
+    R = np.linalg.qr(Z, mode="r")
+    share = intercept * s / s.sum()
+    found = []
+    for penalty in l2:
+        size = np.hypot(norms, np.sqrt(penalty))
+        L = np.linalg.qr(np.concatenate([R * (norms / size), np.diag(np.sqrt(penalty) / size)]), mode="r")
+        if np.abs(np.diagonal(L)).min() < n * 2.2e-16:
+            return None
+        H = Z @ ((norms / size)[:, None] * np.linalg.inv(L))
+        w = np.linalg.solve(L, H.T @ T) / size[:, None]
+        leverage = np.square(H).sum(axis=1) + share
+        r, rest = T - Z @ (norms[:, None] * w), 1 - leverage
+        left_out = r / np.where(rest < _blocks.ALONE, np.nan, rest)[:, None]
+        found.append((w, leverage.sum(), np.square(r).sum(axis=0), np.square(left_out).sum(axis=0)))
+    w, trace, rss, loo = map(np.stack, zip(*found, strict=True))
+    return w, trace, rss, loo
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
