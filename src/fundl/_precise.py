@@ -10,26 +10,9 @@ import numpy as np
 from fundl._types import Array, ArrayLike
 
 __all__ = [
-    "accumulated_in",
-    "apart",
-    "exp_minus_abs",
-    "exp_shifted",
-    "in_one_loop",
-    "inner",
-    "inverse_cholesky",
-    "inverse_of_lower",
-    "is_positive",
-    "log1p",
-    "matmul",
-    "product_with_log",
-    "rows_dot",
-    "safe_divide",
-    "sigmoid",
-    "softplus",
-    "sum_of_others",
-    "times_sigmoid",
-    "times_sigmoid_slope",
-    "within_unit_interval",
+    "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "in_one_loop", "inner", "inverse_cholesky",
+    "inverse_of_lower", "is_positive", "log1p", "matmul", "product_with_log", "rows_dot", "safe_divide", "shifted",
+    "sigmoid", "softplus", "sum_of_others", "times_sigmoid", "times_sigmoid_slope", "within_unit_interval",
     "zero_and_one",
 ]  # fmt: skip
 
