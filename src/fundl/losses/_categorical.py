@@ -86,7 +86,7 @@ def cross_entropy_with_logits(
     a = _smoothing(label_smoothing, v)
     if isinstance(t, _Classes):
         d, _, others, d_y = _apart_from_label(v, t)
-        log_total = jnp.log1p(others + jnp.expm1(d_y))
+        log_total = jnp.log1p(others + (jnp.exp(d_y) - 1))
         L = log_total - d_y  # -log p_y
         if a is not None:
             L = _share(1 - a, L) + _share(a, log_total - jnp.mean(d, axis=-1))
