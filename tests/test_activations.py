@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import laws
+import oracles
 from catalogue import ELEMENTWISE, OVER_AXIS, Row
 from fundl import activations
 
@@ -111,6 +112,19 @@ def test_a_certain_class_keeps_its_digits() -> None:
     laws.assert_near(gradient, np.array([1.0, -1.0]) * np.exp(-40.0) / (1 + np.exp(-40.0)) ** 2, 64)
     gradient = activations.log_softmax_backward(jnp.array([1.0, 0.0]), z)
     laws.assert_near(gradient, np.array([1.0, -1.0]) * np.exp(-40.0), 64)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_gradients_of_nearly_certain_rows_keep_their_digits(name: str) -> None:
+    """1 - p down to 1e-30, and cotangents that are not 0 at the largest logit: p (dy - sum p dy) would be 0 there."""
+    rng = np.random.default_rng(0)
+    z, dy = 30 * rng.normal(size=(40, 6)), rng.uniform(0.5, 1.5, (40, 6))
+    z, dy = z.astype(np.float32), dy.astype(np.float32)
+    with oracles.mp.workdps(200):
+        exact = getattr(oracles, f"{name}_gradient")(oracles.exact(dy), oracles.exact(z))[0]
+        got = oracles.exact(np.asarray(jax.jit(getattr(activations, f"{name}_backward"))(dy, z)))
+        off = oracles.rounded(abs(got - exact) / abs(exact))
+    assert np.max(np.where(abs(oracles.rounded(exact)) > 1e-36, off, 0)) < 1e-5
 
 
 def test_softmax_backward_of_many_cotangents_in_float32():
