@@ -114,6 +114,16 @@ def test_a_certain_class_keeps_its_digits() -> None:
     laws.assert_near(gradient, np.array([1.0, -1.0]) * np.exp(-40.0), 64)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_infinite_is_more_than_the_largest_number(dtype: type) -> None:
+    largest = np.finfo(dtype).max
+    for z, p in (((np.inf, largest, -np.inf), (1, 0, 0)), ((largest, -largest, largest), (0.5, 0, 0.5))):
+        z = np.array(z, dtype)
+        assert activations.softmax(z).tolist() == list(p)
+        assert activations.logsumexp_backward(dtype(1), z).tolist() == list(p)
+        assert jnp.exp(activations.log_softmax(z))[1:2].tolist() == [0]
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_gradients_of_nearly_certain_rows_keep_their_digits(name: str) -> None:
     """1 - p down to 1e-30, and cotangents that are not 0 at the largest logit: p (dy - sum p dy) would be 0 there."""

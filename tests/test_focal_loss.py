@@ -27,6 +27,16 @@ def test_gamma_0_is_binary_cross_entropy(dtype: type) -> None:
         laws.assert_same(g, e, 2 * eps, "gradient")
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_autodiff_in_hard_labels(gamma: float) -> None:
+    """On the side of the logit d is 0, where a select instead of a product would lose the derivative."""
+    z, y = np.array([-1.5, 1.5, 3.0, -3.0, -np.inf]), np.array([0.0, 1.0, 1.0, 1.0, 0.0])
+    _, by_hand = losses.focal_with_logits_backward(1.0, z, y, gamma=gamma, reduction="sum")
+    found = jax.grad(lambda y: losses.focal_with_logits(z, y, gamma=gamma, reduction="sum"))(y)
+    laws.assert_near(found[:4], by_hand[:4], 64)
+    assert np.isnan(found).sum() == 0
+
+
 def test_the_derivative_in_gamma() -> None:
     """sum_i q_i^gamma log(q_i) L_i, by autodiff, and concrete or traced the same value."""
     z, y, gamma = o.exact(Z), o.exact(Y), 1.5

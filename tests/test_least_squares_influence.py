@@ -152,6 +152,12 @@ def test_a_path_of_columns_of_very_different_size():
         plain = lr.ridge_path(X, Y, l2[:1], weights=weights, intercept=intercept)  # without penalty sizes do not matter
         for name in ("degrees_of_freedom", "leave_one_out", "generalised"):
             np.testing.assert_allclose(getattr(path, name)[0], getattr(plain, name)[0], rtol=1e-9)
+    T, plain = X * size, lr.ridge_path(X, y, l2[:1])
+    for more in (np.full(12, 7.1), X[:, 2], T[:, 0]):  # constant; depends on another column
+        path, one = lr.ridge_path(np.column_stack([T, more]), y, l2), lr.fit(np.column_stack([T, more]), y)
+        np.testing.assert_allclose(path.params.w[0], one.params.w, rtol=1e-8, atol=1e-12)
+        for name in ("degrees_of_freedom", "leave_one_out", "generalised"):
+            np.testing.assert_allclose(getattr(path, name)[0], getattr(plain, name)[0], rtol=1e-9)
     alone = np.column_stack([X * size, 1e9 * (np.arange(12) == 0)])
     assert np.isnan(lr.ridge_path(alone, y, np.zeros(1)).leave_one_out).all()
 

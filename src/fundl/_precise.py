@@ -173,9 +173,10 @@ def _below(v: Array, m: Array) -> Array:
     No select and no constant as long as v: XLA's CPU fuses a sum with the arithmetic before it, but not with those.
     """
     largest = jnp.finfo(v.dtype).max
-    c = jnp.minimum(m, largest)
-    # Beside a logit of +inf what is not 0 becomes -inf; beside others the factor is 1.
-    return (jnp.minimum(v, c) - c) * (1 + jnp.minimum(m - c, largest))
+    # By halves, so that +inf as the largest number is still larger than the largest number.
+    c = jnp.minimum(m / 2, largest)
+    # Beside a logit of +inf what is not 0 becomes -inf; beside others the factor is 2.
+    return (jnp.minimum(v / 2, c) - c) * (2 + jnp.minimum(m / 2 - c, largest))
 
 
 @_below.defjvp

@@ -134,27 +134,31 @@ def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray,
 def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarray, ...] | None:
     """w, the trace of the hat matrix, and the sums of `_blocks.squares`, by the columns over sqrt(norm2^2 + l2).
 
-    V takes what is 1e8 times smaller than another column for its rounding. None where sizes do not differ much, and
-    where columns depend on each other.
+    V takes what is 1e8 times smaller than another column for its rounding. None where sizes do not differ that much.
     """
     n, d = rows.X.shape
     s = np.ones(n) if rows.s is None else rows.s
     root = np.sqrt(s)[:, None]
     Z, T = (rows.X - rows.c) * root, (rows.Y - rows.cy) * root
     norms = np.linalg.norm(Z, axis=0)
-    if n < d or not norms.max() > 1e4 * norms.min() > 0:
+    norms[norms <= n * 2.2e-16 * np.linalg.norm(rows.c * root, axis=0)] = 0  # constant, but for rounding
+    if n < d or not norms.max() > 1e4 * np.min(norms, where=norms > 0, initial=np.inf):
         return None
-    Z /= norms
+    Z = np.divide(Z, norms, where=norms > 0, out=np.zeros_like(Z))
     R = np.linalg.qr(Z, mode="r")
     share = intercept * s / s.sum()
     found = []
     for penalty in l2:
         size = np.hypot(norms, np.sqrt(penalty))
-        L = np.linalg.qr(np.concatenate([R * (norms / size), np.diag(np.sqrt(penalty) / size)]), mode="r")
-        if np.abs(np.diagonal(L)).min() < n * 2.2e-16:
-            return None
-        H = Z @ ((norms / size)[:, None] * np.linalg.inv(L))
-        w = np.linalg.solve(L, H.T @ T) / size[:, None]
+        size[size == 0] = 1
+        _, sigma, Vt = np.linalg.svd(np.concatenate([R * (norms / size), np.diag(np.sqrt(penalty) / size)]))
+        live = sigma > n * 2.2e-16 * sigma[0]
+        M = Vt[live].T / sigma[live]
+        H = Z @ ((norms / size)[:, None] * M)
+        w = (M @ (H.T @ T)) / size[:, None]
+        if not live.all():  # of all that fit alike the smallest w; it was w times size
+            free = Vt[~live].T / size[:, None]
+            w -= free @ np.linalg.lstsq(free, w, rcond=None)[0]
         leverage = np.square(H).sum(axis=1) + share
         r, rest = T - Z @ (norms[:, None] * w), 1 - leverage
         left_out = r / np.where(rest < _blocks.ALONE, np.nan, rest)[:, None]

@@ -140,9 +140,8 @@ def focal_with_logits(
     _, m, d = _folded(v, t)
     e = jnp.exp(m)
     f, _, _ = _q_to(gamma, gamma, m, e, d)
-    L_0 = log1p(e) - jnp.where(d == 0, jnp.zeros_like(d), d * m)
-    L = f * jnp.where(f == 0, jnp.zeros_like(f), L_0)  # 0 inf = 0
-    return reduce(_per_example(in_one_loop(L)), w, reduction)
+    L_0 = log1p(e) - product_with_log(d, m)
+    return reduce(_per_example(in_one_loop(product_with_log(-f, -L_0))), w, reduction)  # f L_0, 0 inf = 0
 
 
 def focal_with_logits_backward(
@@ -178,7 +177,7 @@ def _focal_slope(z: Array, y: Array, gamma: Array) -> Array:
     s, m, d = _folded(z, y, zero, one)
     e = jnp.exp(m)
     r, t, right = _q_to(gamma / 2, g / 2, m, e, d, zero, one)  # r r = q^gamma
-    # p - y = -s (d - (1 - d) e) / (1 + e), 1 - 2 y = -s (2 d - 1), and p (1 - p) / q = e / k / t / (1 + e)
+    # p - y = -s (d - (1 - d) e) / (1 + e), 1 - 2 y = -s (2 d - 1), and p (1 - p) / q = e^(1 - k) / t / (1 + e)
     through_q = g * (d + d - one) * (jnp.where(right, one, e) / t * _finite_entropy(m, e, d, one))
     return -s * r * r * (((d - (one - d) * e) + through_q) / (one + e))
 
@@ -211,17 +210,17 @@ def _finite_entropy(m: Array, e: Array, d: Array, one: Array) -> Array:
 def _q_to(
     power: Array, gamma: Array, m: Array, e: Array, d: Array, zero: float | Array = 0, one: float | Array = 1
 ) -> tuple[Array, Array, Array]:
-    """q^gamma, t and where k is e, with q = k t / (1 + e), where e = exp(m) and k is e or 1.
+    """q^gamma, t and where k = 1, with q = e^k t / (1 + e), e = exp(m) and k = 0 elsewhere.
 
-    q = (d + (1 - d) e) / (1 + e). Where d is 0 (and only there) e is taken out: exp(gamma m) may be a number where e is
-    rounded to 0. `power` is gamma again, not `apart`: where XLA can see that it is 2 it squares.
+    q = (d + (1 - d) e) / (1 + e). Where d is 0 (and only there k is 1) e is taken out: exp(gamma m) may be a number
+    where e is rounded to 0. `power` is gamma again, not `apart`: where XLA can see that it is 2 it squares.
     """
     info = jnp.finfo(m.dtype)
     right = d <= zero
     largest = one * (math.log(info.max) - 1)
     t = jnp.where(right, (one - d) + d * jnp.exp(jnp.minimum(-m, largest)), d + (one - d) * e)
-    k_to_gamma = jnp.where(right, jnp.exp(gamma * jnp.maximum(m, one * info.min)), one)
-    return (t * (one / (one + e))) ** power * k_to_gamma, t, right
+    outside = jnp.where(right, jnp.maximum(m, one * info.min), zero) - log1p(e)  # log q - log t
+    return t**power * jnp.exp(gamma * outside), t, right
 
 
 def entropy(z: Array, y: Array) -> Array:
