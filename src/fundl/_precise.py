@@ -173,10 +173,9 @@ def _below(v: Array, m: Array) -> Array:
     No select and no constant as long as v: XLA's CPU fuses a sum with the arithmetic before it, but not with those.
     """
     largest = jnp.finfo(v.dtype).max
-    # By halves, so that +inf as the largest number is still larger than the largest number.
-    c = jnp.minimum(m / 2, largest)
-    # Beside a logit of +inf what is not 0 becomes -inf; beside others the factor is 2.
-    return (jnp.minimum(v / 2, c) - c) * (2 + jnp.minimum(m / 2 - c, largest))
+    c = jnp.minimum(m, largest)
+    # Beside a logit of +inf all others, the largest number too, come to lie far below; beside others the last is 0.
+    return jnp.minimum((v - c) - jnp.minimum(m - c, largest), 0)
 
 
 @_below.defjvp
