@@ -151,7 +151,8 @@ def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarra
     for penalty in l2:
         size = np.hypot(norms, np.sqrt(penalty))
         size[size == 0] = 1
-        _, sigma, Vt = np.linalg.svd(np.concatenate([R * (norms / size), np.diag(np.sqrt(penalty) / size)]))
+        A = np.concatenate([R * (norms / size), np.diag(np.sqrt(penalty) / size)])
+        _, sigma, Vt = np.linalg.svd(A, full_matrices=False)
         live = sigma > n * 2.2e-16 * sigma[0]
         M = Vt[live].T / sigma[live]
         H = Z @ ((norms / size)[:, None] * M)

@@ -255,6 +255,8 @@ def _inputs(
     t = within_unit_interval(t, *(zero_and_one(t) if backward else (0, 1)))
     if name == "p":
         _check.unit_interval("p", v, "probabilities")
+        if backward:  # forward the logarithms of what is outside are NaN
+            v = within_unit_interval(v, *zero_and_one(v))
     return given, (v, t, w)
 
 

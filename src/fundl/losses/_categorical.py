@@ -89,7 +89,7 @@ def cross_entropy_with_logits(
         log_total = jnp.log1p(others + (jnp.exp(d_y) - 1))
         L = log_total - d_y  # -log p_y
         if a is not None:
-            L = _share(1 - a, L) + _share(a, log_total - jnp.mean(d, axis=-1))
+            L = _share(1 - a, L) + _share(a, log_total - jnp.sum(d * (1 / d.shape[-1]), axis=-1))
     else:
         _, s, d, _ = exp_shifted(v)
         log_total = jnp.squeeze(jnp.log1p(s), -1)
