@@ -146,7 +146,6 @@ def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarra
         return None
     Z = np.divide(Z, norms, where=norms > 0, out=np.zeros_like(Z))
     R = np.linalg.qr(Z, mode="r")
-    share = intercept * s / s.sum()
     found = []
     for penalty in l2:
         size = np.hypot(norms, np.sqrt(penalty))
@@ -160,10 +159,9 @@ def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarra
         if not live.all():  # of all that fit alike the smallest w; it was w times size
             free = Vt[~live].T / size[:, None]
             w -= free @ np.linalg.lstsq(free, w, rcond=None)[0]
-        leverage = np.square(H).sum(axis=1) + share
-        r, rest = T - Z @ (norms[:, None] * w), 1 - leverage
-        left_out = r / np.where(rest < _blocks.ALONE, np.nan, rest)[:, None]
-        found.append((w, leverage.sum(), np.square(r).sum(axis=0), np.square(left_out).sum(axis=0)))
+        left_out = M * (norms > 0)[:, None] / size[:, None], np.ones((len(M.T), 1)), intercept / s.sum()
+        rss, loo = _blocks.squares(rows, w[None], left_out)
+        found.append((w, np.square(H).sum() + intercept, rss[0], loo[0]))
     w, trace, rss, loo = map(np.stack, zip(*found, strict=True))
     return w, trace, rss, loo
 

@@ -37,9 +37,8 @@ def binary_cross_entropy(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.90).
     """
     _, (q, t, w) = _inputs("p", p, y, weights, fill=0.5)
-    # The rarer event has probability r <= 1/2, exactly, and label u; log(1 - r) is that of the other one.
-    rarer = q <= 0.5
-    r, u = jnp.where(rarer, q, 1 - q), jnp.where(rarer, t, 1 - t)
+    rarer, r = _rarer(q)
+    u = jnp.where(rarer, t, 1 - t)  # the label of r
     # 0 log 0 = 0: where the factor is 0 the logarithm's argument is replaced, or its derivative would be 0 / 0.
     log_r = jnp.log(jnp.where((r == 0) & (u == 0), jnp.ones_like(r), r))
     L = -(u * log_r + jnp.where(rarer, 1 - t, t) * log1p(-r))
@@ -64,11 +63,16 @@ def binary_cross_entropy_backward(
 
 
 def _log_odds(p: Array) -> Array:
-    """log p - log(1 - p), from the smaller of the two."""
-    smaller = p <= 0.5
-    r = jnp.where(smaller, p, 1 - p)
+    """log p - log(1 - p)."""
+    rarer, r = _rarer(p)
     a = jnp.log(r) - log1p(-r)
-    return jnp.where(smaller, a, -a)
+    return jnp.where(rarer, a, -a)
+
+
+def _rarer(p: Array) -> tuple[Array, Array]:
+    """Whether p is the smaller of p and 1 - p, and the smaller: where that is 1 - p it is exact."""
+    rarer = p <= 0.5
+    return rarer, jnp.where(rarer, p, 1 - p)
 
 
 def binary_cross_entropy_with_logits(
@@ -226,9 +230,9 @@ def _q_to(
 def entropy(z: Array, y: Array) -> Array:
     """(1 - y) z + log1p(exp(-z)) where z > 0, else -y z + log1p(exp(z)), of each entry."""
     _, m, d = _folded(z, y)
-    if z.size <= SHARED:
-        return in_one_loop(log1p(jnp.exp(m)) - product_with_log(d, m))  # d abs(z) = (1 - y) z or -y z, where 0 inf = 0
-    return jnp.log1p(jnp.exp(m)) - product_with_log(d, m)  # within the sum, and nothing as long as z is held
+    short = z.size <= SHARED  # long ones are made within the sum, so that nothing as long as z is held
+    L = (log1p if short else jnp.log1p)(jnp.exp(m)) - product_with_log(d, m)  # d abs(z), where 0 inf = 0
+    return in_one_loop(L) if short else L
 
 
 def slope_of(z: Array, y: Array) -> Array:

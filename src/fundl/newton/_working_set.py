@@ -47,7 +47,8 @@ def minimise(rows: Rows, K: N, c: N, tol: float, max_steps: int, theta: N) -> Fo
                 solved = last and bound <= np.sqrt(EPS) * f
                 return Found(theta, f, g[:, None], bound, steps, solved, known_rank(rows), None)
         W = columns(rows, slope, a, c)
-        H = hessian(rows, now.z, W, np.float32 if single and r > 0.1 else np.float64)
+        # Where float32 is taken, what is added to the diagonal below is far more than its rounding.
+        H = hessian(rows, now.z, W, np.float32 if single and r > 1 else np.float64)
         H.flat[:: len(W) + 1] += K[W]
         # Far out W may hold more columns than there are rows; what is added then fades with the steps.
         H.flat[:: len(W) + 1] *= 1 + 4 * len(W) * EPS + 1e-3 * min(r, 1.0)
