@@ -20,7 +20,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-SHORT = 0.01  # seconds of a call that one call before it, untimed, brings into the caches again after a sleep
+SHORT = 0.01  # seconds of a call that the one before it, another's, would slow: one of its own, untimed, goes before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,8 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time the candidates in turn, A B C A B C ..., so that a machine that slows down slows all of them.
 
-    The first call of each is kept apart: it compiles and warms up. Every result is waited for.
+    The first call of each is kept apart: it compiles and warms up. Every result is waited for. A short call is timed
+    after an untimed one of its own: the candidate before left its data in the caches and its own threads awake.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     first: dict[str, float] = {}
@@ -65,8 +66,8 @@ def interleave(
         for name, call in candidates.items():
             if max(before, last[name]) >= SHORT:
                 _settle()
-                if last[name] < SHORT:
-                    jax.block_until_ready(call())
+            if round_ > 0 and last[name] < SHORT:
+                jax.block_until_ready(call())
             start = time.perf_counter()
             jax.block_until_ready(call())
             before = last[name] = time.perf_counter() - start

@@ -11,7 +11,7 @@ from fundl import least_squares
 from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
-from fundl.newton import _batches, _sampled, _survey
+from fundl.newton import _batches, _certainty, _survey
 from test_concrete_fits import exact_value, made
 from test_least_squares import ArrowBatch
 
@@ -287,8 +287,8 @@ def test_the_bound_counts_the_farthest_row(monkeypatch):
     X, y = made(4000, 3)
     X[7] *= 50
     Z = np.concatenate([(X - X.mean(axis=0)) / 2 ** np.floor(np.log2(X.std(axis=0))), np.ones((len(X), 1))], axis=1)
-    seen, proved = [], _sampled.proved
-    monkeypatch.setattr(_sampled, "proved", lambda far, H, *rest: seen.append((far, H)) or proved(far, H, *rest))
+    seen, proved = [], _certainty.proved
+    monkeypatch.setattr(_certainty, "proved", lambda far, H, *rest: seen.append((far, H)) or proved(far, H, *rest))
     lr.fit_batches(Batches(X, y), l2=1.0)
     assert len(seen) >= 4
     for far, H in seen[1:]:  # the first is the end of the fit of the sample

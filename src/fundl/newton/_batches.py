@@ -14,7 +14,7 @@ import numpy as np
 
 from fundl import _check
 from fundl._result import Fit, Status
-from fundl.newton import _conjugate, _distance, _passes, _sampled
+from fundl.newton import _certainty, _conjugate, _distance, _passes, _sampled
 from fundl.newton._concrete import DENSE, Numbers, ended_well, package, power_of_two
 from fundl.newton._passes import N, Rows
 from fundl.newton._sampled import Found, quadratic
@@ -110,7 +110,7 @@ def read(rows: Batched, theta: N, formed: N, units: N, hessian: bool) -> Reading
         f, g, square = f + L, g + _passes.back(block, a), square + float(np.vdot(a, a))
         if H is not None:
             H += _passes.hessian(block, p)
-        far = max(far, _sampled.reach(block, units))
+        far = max(far, _certainty.reach(block, units))
         moved, size = max(moved, _sampled.spread(dz)), max(size, _sampled.spread(z))
         growth = max(growth, _passes.recession(block, z))
         step_growth = max(step_growth, _passes.recession(block, dz))
@@ -137,14 +137,14 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
             H = _sampled.regular(now.H, K, rows) + fix
             H.flat[:: len(H) + 1] += H.diagonal() == 0
             inverse, formed, drift = np.linalg.inv(H), theta, 0.0
-            new = _sampled.curvatures(H, k)
+            new = _certainty.curvatures(H, k)
             far, units = far * float(np.max(units / new)), new
         v = -_sampled.flat_times(inverse, g)
         delta = -float(np.vdot(g, v))
-        error = _sampled.rounding(rows.most, K, rows.norms, now.alpha, theta).reshape(-1)
+        error = _certainty.rounding(rows.most, K, rows.norms, now.alpha, theta).reshape(-1)
         floor = float(error @ (np.abs(inverse) @ error))
-        bound = _sampled.proved(
-            far * _sampled.norm_of(inverse, H), H, inverse, drift, g.reshape(-1, 1), error[:, None], k
+        bound = _certainty.proved(
+            far * _certainty.norm_of(inverse, H), H, inverse, drift, g.reshape(-1, 1), error[:, None], k
         )
         apart = free and now.growth == 0 < now.size
         # `floor` counts rounding at its worst: above 1e-16 f the steps go on for as long as they shrink.
@@ -177,7 +177,7 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
         code = Status.max_steps if steps >= max_steps else Status.stalled
     exists = free and not dependent and direction is None
     return Found(
-        theta, f, g, bound, steps, rest, None, _sampled.covariance(inverse, k) if exists else None, code, direction
+        theta, f, g, bound, steps, rest, None, _certainty.covariance(inverse, k) if exists else None, code, direction
     )
 
 

@@ -180,8 +180,9 @@ def plain(X: Any, y: Any, weights: Any, k: int | None) -> tuple[N, N, N | None] 
         if np.all(s == 1):
             s = None
     if k == 1:
-        y = y.astype(dtype, copy=False).astype(np.float64, copy=False)
-        good = np.all((y >= 0) & (y <= 1))
+        y = y.astype(dtype, copy=False) if y.dtype.kind == "f" else y
+        good = len(y) == 0 or (y.min() >= 0 and y.max() <= 1)  # which is False with NaN
+        y = y.astype(np.float64, copy=False)
     else:
         good = y.dtype.kind in "iu" and np.all(y >= 0)
         y = y.astype(np.int64, copy=False) if good else y  # products with it are to be right
@@ -196,11 +197,14 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
     X, y, s = given
     soft = False
     if k == 1:
-        soft = not np.all((y == 0) | (y == 1))
-        total = y.sum() if s is None else s @ y
+        ones = np.count_nonzero(y == 1)
+        soft = ones + np.count_nonzero(y == 0) < len(y)
+        total = (y.sum() if soft else ones) if s is None else s @ y
         if total <= 0 or total >= (len(y) if s is None else s.sum()):
             return None
-        y = y if soft else 1 - 2 * y
+        if not soft:
+            y = -2 * y
+            y += 1
     else:
         counts = np.bincount(y) if y.max() < 10_000 else None
         k = max(int(y.max()) + 1, 2) if k is None else k

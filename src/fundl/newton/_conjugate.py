@@ -10,8 +10,9 @@ import numpy as np
 
 from fundl._precise import inverse_cholesky
 from fundl.newton import _distance, _passes
+from fundl.newton._certainty import rank, rounding
 from fundl.newton._passes import N, Rows, Source
-from fundl.newton._sampled import SINGLE, Found, Memory, quadratic, rank, rounding, sample
+from fundl.newton._sampled import SINGLE, Found, Memory, quadratic, sample
 
 EPS = float(np.finfo(np.float64).eps)
 LITTLE = 5_000_000  # n d k up to which no sample is taken

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fundl.newton import _passes, _sampled
+from fundl.newton import _certainty, _passes
+from fundl.newton._certainty import rounding
 from fundl.newton._passes import N, Rows, Source
-from fundl.newton._sampled import Found, quadratic, rounding
+from fundl.newton._sampled import Found, quadratic
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -73,7 +74,7 @@ def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled, b: N) -> float:
 
 
 def concordance(part: Rows, K: N, theta: N, g: N, error: N) -> float:
-    """The bound of `_sampled.proved`: each row bends by the smallest of its probabilities at least, in all classes.
+    """The bound of `_certainty.proved`: each row bends by the smallest of its probabilities at least, in all classes.
 
     For theta whose classes sum to zero, as g's do: v^T (diag(p) - p p^T) v >= min(p) v^T v for v that sums to zero.
     """
@@ -90,7 +91,7 @@ def concordance(part: Rows, K: N, theta: N, g: N, error: N) -> float:
     step = _passes.rows_of_block(len(H), part.k)
     blocks = (part.X[i : i + step] for i in range(0, len(part.y), step))
     far = float(np.max([np.einsum("ij,ij->i", X, X @ inverse).max() for X in blocks]))  # NaN stays
-    return _sampled.proved(far, H, inverse, 0.0, g, error, part.k, float(np.finfo(np.float32).eps))
+    return _certainty.proved(far, H, inverse, 0.0, g, error, part.k, float(np.finfo(np.float32).eps))
 
 
 def hopeful(K: N, g: N) -> float:

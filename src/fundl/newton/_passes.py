@@ -104,10 +104,15 @@ class Rows(NamedTuple):
         return 1.0 if self.s is None else float(self.s.max())
 
     def column_norms(self) -> N:
-        step, total = rows_of_block(self.X.shape[1], self.k), np.zeros(self.X.shape[1])
-        for start in range(0, len(self.y), step):
+        (n, D), step = self.X.shape, rows_of_block(self.X.shape[1], self.k)
+        abreast = max(1, 2048 // D)  # rows taken as one, which makes the inner loop longer
+        wide = np.zeros(abreast * D)
+        for start in range(0, n, step):
             X = self.X[start : start + step]
-            total += np.einsum("ij,ij->j", X, X)
+            whole = len(X) // abreast * abreast
+            for V in (X[:whole].reshape(-1, abreast * D), X[whole:]):
+                wide[: V.shape[1]] += np.einsum("ij,ij->j", V, V)
+        total = wide.reshape(abreast, D).sum(axis=0)
         if self.X.dtype != np.float64:
             total *= 1 + step * EPS32  # what the sums of a block may have lost
             if not ((total > 1e-20) & (total < np.inf)).all():  # float32 may not hold the squares
@@ -260,10 +265,8 @@ def hessian(rows: Rows, p: N) -> N:
 
 
 def weighted_gram(X: N, c: N) -> N:
-    """X^T diag(c) X; for c >= 0 as products of one matrix with itself, which is half the work, in blocks."""
+    """X^T diag(c) X for c >= 0, as products of one matrix with itself, which is half the work, in blocks."""
     n, D = X.shape
-    if not (n * D > 1 << 16 and c.min() >= 0):
-        return X.T @ (c[:, None] * X)
     root, step = np.sqrt(c)[:, None], rows_of_block(D, 1)
     room = np.empty((min(step, n), D), np.result_type(X, c))
     G = np.zeros((D, D), room.dtype)

@@ -12,7 +12,8 @@ import numpy as np
 
 from fundl._result import Status
 from fundl.newton import _passes
-from fundl.newton._passes import N, Pass, Rows, Source
+from fundl.newton._certainty import covariance, curvatures, lost, norm_of, proved, rank, reach, rounding
+from fundl.newton._passes import EPS32, N, Pass, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
 PART = 5 << 20  # entries of the rows whose Hessian is formed, at most where they are enough
@@ -74,8 +75,14 @@ class Near(NamedTuple):
     now: Pass
     steps: int
     rank: int
-    formed: N  # the theta before, where the Hessian was formed
+    part: Rows  # as their Hessian was formed
+    formed: N  # the theta before, where that was
     H: N  # without weight and penalty
+
+
+def singly(rows: Rows) -> bool:
+    """One logit's Hessian keeps its accuracy in float32: p, that of the error, is hardly ever near 1."""
+    return rows.k == 1 and not rows.soft and rows.within_single
 
 
 def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> Near | None:
@@ -83,25 +90,29 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
     theta = np.zeros((len(K), rows.k))
     now = _passes.at(rows, theta)
     f, free, k, known = weight * now.f, not K.any(), K[:, None], 0
+    part = rows
     for step in range(max_steps):
         g = weight * now.g + k * theta
-        H = _passes.hessian(rows, now.p)
+        H = _passes.hessian(part, now.p.astype(part.dtype, copy=False))
         if step == 0:
             known = rank(H.reshape(len(K), rows.k, len(K), rows.k)[:, 0, :, 0], rows.intercept, not free)
             if free and known < len(K) - 1:
                 return None  # the compiled program finds the shortest of the minima
-        v = -np.linalg.solve(regular(weight * H, K, rows), g.reshape(-1)).reshape(g.shape)
+        curved = regular(weight * H, K, rows)
+        v = -np.linalg.solve(curved, g.reshape(-1)).reshape(g.shape)
+        if step == 0 and singly(rows) and lost(np.linalg.inv(curved), curved, EPS32) < 0.01:
+            part = rows.single().some(slice(None))
         delta = -float(np.vdot(g, v))
         if not delta >= 0:
             return None
-        t = 1.0
+        t = length(rows, weight, K, theta, v, now.z, delta) if delta > 0.01 * f else 1.0
         while True:
             after = theta + t * v
             trial = _passes.at(rows, after)
             value = weight * trial.f + quadratic(K, after)
             if value <= f - 0.1 * t * delta or delta <= 1e-9 * f:
                 break
-            if t == 1.0:
+            if t >= 1.0:
                 r = spread(trial.z - now.z)
                 t = min(0.5, float(np.log1p(r) / r))
             else:
@@ -109,11 +120,26 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
             if t < 1e-6:
                 return None
         if delta <= enough * max(f, 1e-300):
-            return Near(after, trial, step + 1, known, theta, H)
+            return Near(after, trial, step + 1, known, part, theta, H)
         theta, now, f = after, trial, value
         if free and np.abs(now.z).max() > 60:
             return None  # the compiled program looks for a separating direction
     return None
+
+
+def length(rows: Rows, weight: float, K: N, theta: N, v: N, z: N, delta: float) -> float:
+    """Of a Newton step v from logits z, at least 1: where f still falls there, by Newton's method along the line.
+
+    Curvatures fall where logits grow, so a step from 0 is too short; for the same reason this stops before the minimum.
+    """
+    dz = _passes.logits(rows, v)
+    _, a, p = _passes.loss(rows, z + dz)
+    slope = weight * float(np.vdot(a, dz)) + float(np.vdot(K[:, None] * (theta + v), v))
+    if not slope < -0.1 * delta:
+        return 1.0
+    h = p * (1 - p) * dz * dz if rows.k == 1 else p * (dz - np.einsum("nk,nk->n", p, dz)[:, None]) ** 2
+    curve = weight * float(np.sum(h if rows.s is None else h * rows.s[:, None])) + 2 * quadratic(K, v)
+    return 1.0 + min(-slope / curve, 3.0)
 
 
 def spread(z: N) -> float:
@@ -146,15 +172,6 @@ class Memory:
 def flat_times(A: N, v: N) -> N:
     """A v for v (D, k)."""
     return (A @ v.reshape(-1)).reshape(v.shape)
-
-
-def rounding(most: float, K: N, norms: N, alpha: float, theta: N) -> N:
-    """What rounding can do to each entry of the gradient: 8 eps times its terms, by the Cauchy-Schwarz inequality.
-
-    most: the largest weight; norms: of the columns; alpha: norm2 of dL/dz.
-    """
-    z = most / 2 * float(np.sum(norms[:, None] * np.abs(theta)))
-    return 8 * EPS * (norms[:, None] * (alpha + z) + K[:, None] * np.abs(theta))
 
 
 class Local(NamedTuple):
@@ -206,18 +223,18 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     if begun is None:
         return None
     theta, now, steps, coarse = begun.theta, begun.now, begun.steps, rows
-    # One logit's Hessian keeps its accuracy in float32: p, that of the error, may be small but is hardly ever near 1.
-    single = rows.single() if k == 1 and not rows.soft and rows.within_single else rows
+    single = rows.single() if singly(rows) else rows
     if small:
-        near = Local(start, weight, begun.formed, begun.H, np.linalg.inv(regular(weight * begun.H, K, rows)))
+        near = Local(begun.part, weight, begun.formed, begun.H, np.linalg.inv(regular(weight * begun.H, K, rows)))
     else:
-        near = enlarged(single, theta, len(start.y), max(40 * size, min(n // 4, PART // len(K))), K)
+        m = n // 4 if tol < 1e-8 else max(n // 16, min(n // 8, 128 * size))  # more rows leave less to the passes
+        near = enlarged(single, theta, len(start.y), max(40 * size, min(m, PART // len(K))), K)
         if near is None:
             return None
         coarse = rows.single() if rows.held_in_single else rows
         theta, now = near.theta, _passes.full(coarse, near.theta)
     norms = rows.column_norms()
-    memory, refreshed, before, last, ripe = Memory(), 0, np.inf, False, np.inf
+    memory, refreshed, before, last, ripe, at_rest = Memory(), 0, np.inf, False, np.inf, False
     while True:
         g = now.g + K[:, None] * theta
         f = now.f + quadratic(K, theta)
@@ -226,12 +243,20 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         if not np.isfinite(delta):
             return None
         noise, passes = 1e-9 if coarse is rows else 1e-6, coarse
-        if coarse is not rows:  # passes in float32, up to the last steps
+        if coarse is not rows:  # passes in float32, up to the last steps, or to the end where they tell enough of it
+            error = rounding(rows.most, K, norms, now.alpha, theta, EPS32)
+            floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
+            tells = floor * near.times <= tol * f / 4 and not free
+            if tells and delta * near.times <= min(tol * f / 2, ripe):
+                near, bound = proof(rows, near, K, theta, g, error)
+                if bound <= tol * f:
+                    break
+                ripe = delta * near.times / 10
             left = min(delta / SINGLE, delta * near.times / max(tol / 2, 1e-300)) / max(f, 1e-300)
-            if left <= 1 or delta > before / 2 or steps >= max_steps:
+            if (left <= 1 and not tells) or delta > before / 2 or steps >= max_steps:
                 coarse, now = rows, _passes.full(rows, theta)
                 continue
-            passes = rows if left * delta <= min(before, f) else coarse
+            passes = rows if left * delta <= min(before, f) and not tells else coarse
         if delta * near.times <= tol * f / 2 or delta < 1e-16 * f or steps >= max_steps:
             error = rounding(rows.most, K, norms, now.alpha, theta)
             floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
@@ -281,7 +306,7 @@ def proof(rows: Rows, near: Local, K: N, theta: N, g: N, error: N) -> tuple[Loca
         for block in rows.standardised():
             H += _passes.hessian(block, _passes.probabilities(block, theta))
         near = Local(rows, 1.0, theta, H, np.linalg.inv(regular(1.0 * H, K, rows)))
-    elif drift > 0.3:
+    elif drift > 0.9:
         near, drift = local(near.part, near.times, theta, K), 0.0
     lower = regular(1.0 * near.H, K, rows)
     inverse = near.inverse if near.times == 1 else np.linalg.inv(lower)
@@ -290,58 +315,3 @@ def proof(rows: Rows, near: Local, K: N, theta: N, g: N, error: N) -> tuple[Loca
         return proof(rows, local(*sample(rows, len(near.part.y)), theta, K), K, theta, g, error)
     far = reach(near.part, curvatures(lower, rows.k)) * norm_of(inverse, lower)
     return near, proved(far, lower, inverse, drift, g.reshape(-1, 1), error.reshape(-1, 1), rows.k, eps)
-
-
-def curvatures(H: N, k: int) -> N:
-    """The smallest of the classes' diagonal entries of H, for each column (D,)."""
-    return H.diagonal().reshape(-1, k).min(axis=1)
-
-
-def reach(rows: Rows, units: N) -> float:
-    """max_i sum_j z_ij^2 / units_j."""
-    blocks = (block.X for block in rows.standardised())
-    return float(np.max([np.max((X * X) @ (1 / units).astype(X.dtype)) for X in blocks]))  # NaN stays
-
-
-def norm_of(inverse: N, H: N) -> float:
-    """At least norm2 of the inverse of H in the units in which the diagonal of H is 1."""
-    root = np.sqrt(H.diagonal())
-    return float(np.linalg.norm(inverse * root[:, None] * root))
-
-
-def lost(inverse: N, H: N, eps: float) -> float:
-    """The share of the Hessian that is lost in its rounding, along the direction where that is most; about."""
-    return 4 * len(H) * eps * norm_of(inverse, H)
-
-
-def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N, k: int, eps: float = EPS) -> float:
-    """The bound of `_dense.finish`, from this Hessian, of products in eps, and far, max_i x_i^T H^-1 x_i of its rows.
-
-    H (m, m) may be for each column of g and error, (m, 1) or (m, k), the same.
-    """
-    share = lost(inverse, H, eps)
-    if not (share < 0.5 and drift < 1):
-        return np.inf
-    widened = np.exp(drift) / (1 - share)
-    decrement = np.sqrt(abs(float(np.vdot(g, inverse @ g)))) + np.sqrt(float(np.vdot(error, np.abs(inverse) @ error)))
-    decrement *= np.sqrt(2 * widened)
-    u = decrement * np.sqrt(far * (1 if k == 1 else 2) * widened)
-    return decrement**2 / 2 / (1 - u) if u < 0.9 else np.inf
-
-
-def covariance(inverse: N, k: int) -> N:
-    """The inverse Hessian, without the part along which nothing changes."""
-    if k == 1:
-        return inverse
-    D = len(inverse) // k
-    C = inverse.reshape(D, k, D, k)
-    C = C - C.mean(axis=1, keepdims=True)
-    return (C - C.mean(axis=3, keepdims=True)).reshape(D * k, D * k)
-
-
-def rank(C: N, intercept: bool, penalised: bool) -> int:
-    """Of the centred rows with the Gram matrix C, up to a factor, as `_design.null_space` counts it."""
-    C = C[:-1, :-1] - (np.outer(C[-1, :-1], C[-1, :-1]) / C[-1, -1] if intercept else 0)
-    eigenvalues = np.linalg.eigvalsh(C)
-    smallest = 2 * EPS if penalised else 4 * EPS * max(len(C), 8)
-    return int(np.sum(eigenvalues > smallest * eigenvalues[-1]))

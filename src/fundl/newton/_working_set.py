@@ -13,8 +13,9 @@ on Optimization 24 (2014).
 import numpy as np
 
 from fundl.newton import _passes
+from fundl.newton._certainty import norm_of, proved, rank, reach, rounding
 from fundl.newton._passes import N, Pass, Rows
-from fundl.newton._sampled import Found, norm_of, proved, quadratic, rank, reach, regular, rounding, sample, spread
+from fundl.newton._sampled import Found, quadratic, regular, sample, spread
 
 EPS = float(np.finfo(np.float64).eps)
 FEW = 64  # columns that are all taken
@@ -181,7 +182,7 @@ def _xlogx(u: N) -> N:
 
 
 def concordance(rows: Rows, K: N, c: N, norms: N, now: Pass, theta: N, g: N) -> float:
-    """The bound of `_sampled.proved`, which is sharper where all columns together have a regular Hessian; else inf."""
+    """The bound of `_certainty.proved`, sharper where all columns together have a regular Hessian; else inf."""
     if rows.scale is not None or len(K) > SMALL:
         return np.inf
     H = regular(_passes.hessian(rows, _passes.loss(rows, now.z)[2]), K, rows)
