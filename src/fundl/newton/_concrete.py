@@ -232,7 +232,7 @@ def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) 
     rows = Rows(X, y, s, k, soft, intercept, None)
     zero = np.zeros(X.shape[1])
     if X.size > (LARGE if X.shape[1] <= 400 else LARGE // 4):  # of few columns Z is used for the rank
-        sample = X[:: max(1, len(X) // 4096)].astype(np.float64, copy=False)
+        sample = X[:: max(1, len(X) // 4096, min(X.size >> 20, len(X) // 256))].astype(np.float64, copy=False)
         squares = np.einsum("ij,ij->j", sample, sample) / len(sample)
         scale, m = power_of_two(np.sqrt(squares)), np.ones(len(sample)) @ sample / len(sample)
         if not intercept or np.all(65 * m * m <= 64 * squares) or np.all(np.abs(m) <= scale):

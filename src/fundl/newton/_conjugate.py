@@ -12,7 +12,7 @@ from fundl._precise import inverse_cholesky
 from fundl.newton import _distance, _passes
 from fundl.newton._certainty import rank, rounding
 from fundl.newton._passes import N, Rows, Source
-from fundl.newton._sampled import SINGLE, Found, Memory, quadratic, sample
+from fundl.newton._sampled import SINGLE, Found, Memory, length, quadratic, sample
 
 EPS = float(np.finfo(np.float64).eps)
 LITTLE = 5_000_000  # n d k up to which no sample is taken
@@ -206,7 +206,7 @@ def descend(
         accuracy = 0.2 if before > 0.1 * f else min(max(before / earlier, 0.02), 0.2)
         v = -memory.times(functools.partial(current.solve, accuracy=accuracy), g)
         delta = -float(np.vdot(g, v))
-        if not delta >= -EPS * f:  # less is more than rounding can do
+        if not delta >= -1e-14 * f:  # less is more than rounding can do
             return None
         if enough > 0 and (last or delta <= enough * f):
             return Found(theta, f, g, np.inf, steps, False, None, None)
@@ -214,7 +214,7 @@ def descend(
         if enough == 0 and coarse is not rows:
             bound = min(_distance.hopeful(K, g), 8 * weak * delta)
             left = min(delta / SINGLE, bound / max(tol, 1e-300)) / max(f, 1e-300)
-            if left <= 1 or delta > before / 2 or last:
+            if left <= 1 or before / 2 < delta < 1e-3 * f or last:
                 coarse, now = rows, _passes.full(rows, theta)
                 continue
             passes = rows if left * delta <= min(before, f) else coarse
@@ -224,14 +224,17 @@ def descend(
             # `floor` counts rounding at its worst: below it the steps go on for as long as they shrink.
             if (before < 1e3 * floor and delta >= before / 4) or delta <= 0:
                 return _distance.ended(rows, K, norms, theta, now, g, steps, True)
-        t = min(1.0, 2 * t)
-        while True:
+        t = length(part, weight, K, theta, v, now.z, delta) if same and delta > 0.01 * f else min(1.0, 2 * t)
+        while t > 1e-6:
             trial = _passes.full(passes, theta + t * v)
             if weight * trial.f + quadratic(K, theta + t * v) <= f - 0.1 * t * delta or delta <= noise * f:
                 break
             t *= shorter(rows, weight, K, now.z, trial.z, theta, t * v)
-            if t < 1e-6:
+        else:
+            if coarse is rows:
                 return None
+            coarse, now, t = rows, _passes.full(rows, theta), 1.0  # as far as float32 gets
+            continue
         if not same:
             memory.add(t * v, weight * trial.g + K[:, None] * (theta + t * v) - g)
         theta, now, steps, before, earlier, coarse = theta + t * v, trial, steps + 1, delta, before, passes

@@ -246,7 +246,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         if coarse is not rows:  # passes in float32, up to the last steps, or to the end where they tell enough of it
             error = rounding(rows.most, K, norms, now.alpha, theta, EPS32)
             floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
-            tells = floor * near.times <= tol * f / 4 and not free
+            tells = floor * near.times <= tol * f / 4 and delta > 0 and not free
             if tells and delta * near.times <= min(tol * f / 2, ripe):
                 near, bound = proof(rows, near, K, theta, g, error)
                 if bound <= tol * f:
@@ -257,7 +257,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
                 coarse, now = rows, _passes.full(rows, theta)
                 continue
             passes = rows if left * delta <= min(before, f) and not tells else coarse
-        if delta * near.times <= tol * f / 2 or delta < 1e-16 * f or steps >= max_steps:
+        if coarse is rows and (delta * near.times <= tol * f / 2 or delta < 1e-16 * f or steps >= max_steps):
             error = rounding(rows.most, K, norms, now.alpha, theta)
             floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
             # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
