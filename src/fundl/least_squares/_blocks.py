@@ -43,19 +43,20 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
     def part(given: list[slice]) -> np.ndarray:
         total, room = np.zeros((p, p)), np.empty((d, d), dtype)
         for at, A in _centred(rows, given, dtype, own=rows.s is not None):
-            V = np.ones((len(A), p - d), dtype)
-            np.subtract(rows.Y[at], cy, out=V[:, :k], dtype=dtype, casting="same_kind")
+            V = np.ones((p - d, len(A)), dtype)
+            np.subtract(rows.Y[at].T, cy[:, None], out=V[:k], dtype=dtype, casting="same_kind")
             if rows.s is not None:
-                root = np.sqrt(rows.s[at]).astype(dtype)[:, None]
-                A *= root
+                root = np.sqrt(rows.s[at]).astype(dtype)
+                A *= root[:, None]
                 V *= root
             # numpy hands A^T A to syrk: half the work
             if at is given[0] and dtype == np.float64:
                 np.matmul(A.T, A, out=total[:d, :d])
             else:
                 total[:d, :d] += np.matmul(A.T, A, out=room)
-            total[d:, :d] += V.T @ A
-            total[d:, d:] += V.T @ V
+            # Of few rows each by itself: the product of a matrix would take twice as long.
+            total[d:, :d] += [v @ A for v in V] if len(V) <= 4 else V @ A
+            total[d:, d:] += V @ V.T
         total[:d, d:] = total[d:, :d].T
         return total
 
