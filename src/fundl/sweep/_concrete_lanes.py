@@ -30,6 +30,7 @@ class Lanes(NamedTuple):
     s: N  # (C, n)
     wrong: N  # (C, n), s (1 - y)
     right: N  # (C, n), s y
+    total: N  # (C,), the sum of s
     K: N  # (C, D)
     theta: N  # (C, D)
     z: N  # (C, n)
@@ -70,8 +71,8 @@ def minimise(given: Shared, s: N, y: N, l2: N, start: N, tol: float, max_steps: 
     wrong, right = s * (1 - y), s * y
     theta, M, r, steps = start.copy(), np.zeros((C, D, D), np.float32), zero.copy(), np.zeros(C, np.int32)
     lanes = Lanes(
-        np.arange(C), s, wrong, right, K, start, product(start, given.ZT), np.zeros((C, D)), np.zeros((C, n)),
-        M.copy(), zero, zero + 1, np.ones(C, bool),
+        np.arange(C), s, wrong, right, s.sum(axis=1), K, start, product(start, given.ZT), np.zeros((C, D)),
+        np.zeros((C, n)), M.copy(), zero, zero + 1, np.ones(C, bool),
     )  # fmt: skip
     room = np.empty((4, C, n))  # memory that is there already: what is new costs as much as a product
     over = np.zeros(C, bool)
@@ -93,7 +94,7 @@ def minimise(given: Shared, s: N, y: N, l2: N, start: N, tol: float, max_steps: 
 
 def _stepped(given: Shared, lanes: Lanes, room: N, tol: float, *, first: bool) -> tuple[Lanes, N]:
     """All lanes one step on, in their own memory, and which have ended."""
-    at, s, wrong, right, K, theta, z, last, u_z, M, drift, before, stale = lanes
+    at, s, wrong, right, total, K, theta, z, last, u_z, M, drift, before, stale = lanes
     g, h = _gradient(given, wrong, right, K, theta, z, room)
     h *= s
     if stale.any():
@@ -114,10 +115,18 @@ def _stepped(given: Shared, lanes: Lanes, room: N, tol: float, *, first: bool) -
         rows = [v if len(far) == len(r) else v.take(far, axis=0) for v in (wrong, right, s, z, dz)]
         t[far] = _along(t[far], r[far], rows, theta[far], step[far], K[far], room[1:, : len(far)])
     r = t * r
-    top = np.maximum(z.max(axis=1), -z.min(axis=1))
-    ended = ((before < np.sqrt(EPS)) & (r > before / 2)) | (r <= 2 * EPS * (1 + top))
-    if tol > 0:
-        ended |= (r < 0.1) & _near(tol, wrong, right, z, h, g, K, top)
+    ended = (before < np.sqrt(EPS)) & (r > before / 2)
+    close = np.flatnonzero(r < 0.1)
+    if len(close):
+        there = z if len(close) == len(r) else z.take(close, axis=0)
+        top = np.maximum(there.max(axis=1), -there.min(axis=1))
+        ended[close] |= r[close] <= 2 * EPS * (1 + top)
+        # Strong convexity, as at the end, holds f - f* below tol of what f is at least.
+        apart = np.sum(g[close, :-1] ** 2 / (2 * K[close, :-1]), axis=1) + np.abs(g[close, -1]) * (1 + top)
+        likely = apart <= tol * total[close] * (1 + top)  # NaN without penalty
+        if likely.any():
+            apart, close = apart[likely], close[likely]
+            ended[close] |= apart <= tol * _least(*(v.take(close, axis=0) for v in (wrong, right, z, h)))
     lost = ~np.isfinite(r)
     free = np.flatnonzero((K[:, :-1] == 0).all(axis=1))
     if len(free):
@@ -131,7 +140,7 @@ def _stepped(given: Shared, lanes: Lanes, room: N, tol: float, *, first: bool) -
     z += dz
     drift = np.where(stale, 0.0, drift) + r
     stale = (r > 0.3) | ((r > 0.25 * before) & (drift > 1e-3) & (r > 1e-9))
-    return Lanes(at, s, wrong, right, K, theta, z, step, dz, M, drift, r, stale), ended | lost
+    return Lanes(at, s, wrong, right, total, K, theta, z, step, dz, M, drift, r, stale), ended | lost
 
 
 def _odds(z: N, E: N, p: N) -> None:
@@ -224,17 +233,9 @@ def _along(t: N, r: N, rows: list[N], theta: N, step: N, K: N, room: N) -> N:
     return t
 
 
-def _near(tol: float, wrong: N, right: N, z: N, h: N, g: N, K: N, top: N) -> N:
-    """Strong convexity, as at the end, holds f - f* below tol of what f is at least; top is the largest logit."""
-    apart = np.sum(g[:, :-1] ** 2 / (2 * K[:, :-1]), axis=1) + np.abs(g[:, -1]) * (1 + top)
-    most = (wrong.sum(axis=1) + right.sum(axis=1)) * (1 + top)
-    near = apart <= tol * most  # NaN without penalty
-    at = np.flatnonzero(near)
-    if len(at):
-        v = z.take(at, axis=0)
-        least = _dot(wrong.take(at, axis=0), np.maximum(v, 0)) + _dot(right.take(at, axis=0), np.maximum(-v, 0))
-        near[at] = apart[at] <= tol * (least + 0.69 * h[at].sum(axis=1))
-    return near
+def _least(wrong: N, right: N, z: N, h: N) -> N:
+    """Of f, at each lane; h is s sigma(z) sigma(-z)."""
+    return _dot(wrong, np.maximum(z, 0)) + _dot(right, np.maximum(-z, 0)) + 0.69 * h.sum(axis=1)
 
 
 def _finished(given: Shared, s: N, wrong: N, right: N, K: N, theta: N, M: N, r: N, steps: N, room: N) -> Found:
