@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from fundl import datasets, newton
 from fundl import logistic_regression as lr
-from fundl import newton
 from fundl._result import Status
 from fundl._types import Linear
 from fundl.newton import _passes, _working_set
@@ -286,3 +286,41 @@ def test_the_minimum_of_a_model_is_that_of_coordinate_descent():
                 slope, u[j] = slope + (new - u[j]) * H[j], new
         np.testing.assert_allclose(_working_set.model_minimum(H, g, a, c, 40), u, rtol=1e-9, atol=1e-12)
         assert 1 < np.count_nonzero(u) < d
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_step_goes_on_where_the_value_still_falls_and_keeps_zeros_and_signs(weighted):
+    X, y = made(400, 12, seed=8)
+    rng, longer = np.random.default_rng(9), 0
+    s = rng.random(400) if weighted else None
+    Z = np.c_[X / X.std(axis=0), np.ones(400)]
+    rows = _passes.Rows(Z, 1 - 2.0 * y, s, 1, False, True, None)
+    K, c = np.r_[np.full(12, 0.3), 0.0], np.r_[np.full(12, 2.0), 0.0]
+    for size in (1e-4, 1e-3, 4e-3):
+        start = np.zeros((13, 1))
+        start[::3] = rng.normal(size=(5, 1)) / 20
+        g = _passes.at(rows, start).g
+        v = -size * np.sign(g) * np.maximum(np.abs(g) - c[:, None], 0)
+        v[::3] = -start[::3]  # columns that come to 0
+        now = _passes.at(rows, start + v)
+
+        def after(u, start=start):
+            return _working_set.value(_passes.at(rows, start + u), K, c, start + u)
+
+        more = _working_set.further(rows, K, c, start + v, v, now)
+        if more is not None:
+            end, longer = start + more, longer + 1
+            assert np.all(end[::3] == 0)
+            assert np.all(end * (start + v) >= 0)
+            assert after(more) < after(v)
+            assert after(more) < after(more - 0.01 * (more - v))  # not beyond the lowest point
+    assert longer >= 2
+
+
+def test_few_steps_lead_to_the_optimum_of_breast_cancer():
+    data = datasets.breast_cancer()
+    X, y = np.asarray(data.X, float), np.asarray(data.y, float)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    found = concrete(X, y, l1=0.01 * top(X, y), tol=1e-6)
+    assert breach(found, X, y, l1=0.01 * top(X, y)) < 0.01
+    assert int(found.certificate.steps) <= 7  # 9 with steps that are not lengthened

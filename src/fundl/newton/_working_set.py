@@ -64,9 +64,32 @@ def minimise(rows: Rows, K: N, c: N, tol: float, max_steps: int, theta: N) -> Fo
         if r > 0.1 and not value(trial, K, c, theta + v) <= f - 0.1 * delta:
             t = min(1.0, float(np.log1p(r * delta / (v[W, 0] @ H @ v[W, 0])) / r))
             trial = _passes.full(rows, theta + t * v)
+        elif delta > 0.01 * f:
+            more = further(rows, K, c, theta + v, v, trial)
+            if more is not None:
+                beyond = _passes.full(rows, theta + more)
+                if value(beyond, K, c, theta + more) < value(trial, K, c, theta + v):
+                    v, trial = more, beyond
+                    r = spread(trial.z - now.z)
         noise = before < 1e-3 and r > before / 2
         last = delta <= EPS * f and (noise or r * r <= EPS / 16)  # r is not enough: v may lower the l1 term alone
         theta, now, steps = theta + t * v, trial, steps + 1
+
+
+def further(rows: Rows, K: N, c: N, theta: N, v: N, now: Pass) -> N | None:
+    """The step v to theta, lengthened as by `_sampled.length`: columns that are 0 there stay, and signs are kept."""
+    u = np.where(theta != 0, v, 0.0)
+    slope = float(np.vdot(now.g + K[:, None] * theta + c[:, None] * np.sign(theta), u))
+    dz = now.z * 0
+    for part, block in rows.blocks():
+        dz[part] = _passes.logits(block, u)
+    p = _passes.loss(rows, now.z)[2]
+    h = p * (1 - p) * dz * dz
+    curve = float(np.sum(h if rows.s is None else h * rows.s[:, None])) + 2 * quadratic(K, u)
+    t = min(-slope / curve, 3.0) if curve > 0 else 0.0
+    back = theta * u < 0
+    t = min(t, float(np.min(-theta[back] / u[back], initial=np.inf)))
+    return v + t * u if t > 0.05 else None
 
 
 def value(now: Pass, K: N, c: N, theta: N) -> float:
