@@ -791,3 +791,15 @@ def test_a_negative_penalty_in_a_trace_is_not_a_fit():
     fit = jax.jit(lambda l2: ls.fit(x[:, None], x, l2=l2))(-0.5)
     assert fit.status == Status.non_finite
     assert jnp.isnan(fit.params.w).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("l2", [1e-300, 1e-40, 1e-12])
+def test_the_smallest_penalties_of_a_constant_column(l2, dtype):
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
+    X[:, 1] = 2.0
+    A = np.c_[X[:, [0, 2]], np.ones(50)].astype(dtype).astype(float)
+    w0, w2, b = np.linalg.lstsq(A, y.astype(dtype).astype(float))[0]
+    fit = ls.fit(X.astype(dtype), y.astype(dtype), l2=l2, method="exact")
+    np.testing.assert_allclose([*fit.params.w, fit.params.b], [w0, 0, w2, b], rtol=100 * np.finfo(dtype).eps)

@@ -134,9 +134,10 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     bits = precision(dtype)
     unit = 2.0 ** (4 - 3 * bits)  # of the words, with some to spare
 
-    # The penalty, in the units of the scaled columns.
+    # The penalty, in the units of the scaled columns; beyond these limits it says no more, but its inverse overflows.
     penalty = (l2 / M.s_scale) / M.scale / M.scale
-    penalty = xp.minimum(penalty, xp.full_like(penalty, 2.0 ** (900 if bits == 53 else 90)))
+    least, most = (2.0**-500, 2.0**900) if bits == 53 else (2.0**-60, 2.0**90)
+    penalty = xp.where(l2 > 0, xp.clip(penalty, least, most), penalty)
     diagonal = xp.concatenate([penalty, xp.zeros((y0 - d + k,), dtype)])
     # X = 0 as one more column: the sweeps turn its corner into the prediction there, which is b, and its variance.
     G = M.gram
