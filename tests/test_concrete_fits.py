@@ -12,7 +12,7 @@ from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
 from fundl._types import Linear
-from fundl.newton import _conjugate, _distance, _passes, _sampled
+from fundl.newton import _certainty, _conjugate, _distance, _passes, _sampled
 from test_logistic_regression import digits_right, optimum
 from test_newton import problems, value
 
@@ -599,3 +599,26 @@ def test_few_hessians_lead_to_the_optimum(monkeypatch):
     assert found.certificate.suboptimality <= 1e-10 * found.certificate.objective
     assert len(formed) <= 6  # 8 with steps that are not lengthened
     assert formed.count(np.float32) >= 4
+
+
+@pytest.mark.parametrize(("n", "d", "q"), [(300_000, 2, 0.95), (300_000, 2, 1.0), (200_000, 3, 1.0), (100_000, 8, 1.0)])
+def test_float32_sums_of_equal_rows_lose_no_more_than_is_allowed_for(n, d, q):
+    rng = np.random.default_rng(43)
+    X = (rng.random((n, d)) < q).astype(np.float32)
+    y = 1 - 2.0 * (np.arange(n) < n / 2)  # sorted: the terms of a block have one sign
+    rows = _passes.Rows(X, y, None, 1, False, True, np.ones(d))
+    for slope in (0.0, 1.0):
+        theta = np.full((d + 1, 1), slope)
+        theta[-1] = 0.3
+        found, right = _passes.full(rows.single(), theta), _passes.full(rows, theta)
+        allowed = _certainty.rounding(
+            1.0, np.zeros(d + 1), rows.column_norms(), found.alpha, theta, float(np.finfo(np.float32).eps)
+        )
+        assert np.all(np.abs(found.g - right.g) <= allowed / 2)
+
+
+def test_a_logit_whose_square_overflows_does_not_keep_the_steps_going():
+    rng = np.random.default_rng(2)
+    X, y, s = rng.normal(size=(60, 2)), rng.integers(0, 3, 60), np.ones(60)
+    X[0, 0], s[0] = 1e155, 1e-310
+    assert sr.fit(X, y, l2=1.0, weights=s, intercept=False).status is not Status.non_finite

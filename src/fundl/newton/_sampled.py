@@ -117,7 +117,7 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
                 t = min(0.5, float(np.log1p(r) / r))
             else:
                 t /= 4
-            if t < 1e-6:
+            if not t > 1e-6:
                 return None
         if delta <= enough * max(f, 1e-300):
             return Near(after, trial, step + 1, known, part, theta, H)
@@ -139,7 +139,7 @@ def length(rows: Rows, weight: float, K: N, theta: N, v: N, z: N, delta: float) 
         return 1.0
     h = p * (1 - p) * dz * dz if rows.k == 1 else p * (dz - np.einsum("nk,nk->n", p, dz)[:, None]) ** 2
     curve = weight * float(np.sum(h if rows.s is None else h * rows.s[:, None])) + 2 * quadratic(K, v)
-    return 1.0 + min(-slope / curve, 3.0)
+    return 1.0 + min(-slope / curve, 3.0) if curve > 0 else 1.0  # NaN where a square overflows
 
 
 def spread(z: N) -> float:
