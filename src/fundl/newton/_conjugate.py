@@ -48,22 +48,22 @@ class Model(NamedTuple):
     """The Hessian at a theta, from sampled rows, and what preconditions it."""
 
     X: N  # (m, D), float32
-    p: N  # (m, k), float32: probabilities of the classes, or the weighted curvature of a single logit
-    s: N  # (m, 1), float32
+    p: N  # (m, k), float32: probabilities of the classes
+    c: N  # (m, k), float32: the same, weighted, or the weighted curvature of a single logit
     K: N  # (D, 1), float32
     inverse: N | Curvature  # (D, D) for all classes, (k, D, D) or, of a diagonal, (D, 1); float32
     spent: list[int]  # products of each solve
 
     def times(self, v: N) -> N:
         """H v."""
-        if self.p.shape[1] == 1:
+        if self.c.shape[1] == 1:
             u = self.X @ v[:, 0]
-            u *= self.p[:, 0]
+            u *= self.c[:, 0]
             return self.K * v + (u @ self.X)[:, None]
         u = self.X @ v
-        u = self.p * (u - np.einsum("nk,nk->n", self.p, u)[:, None])
-        u *= self.s
-        return self.K * v + (u.T @ self.X).T
+        u -= np.einsum("nk,nk->n", self.p, u)[:, None]
+        u *= self.c
+        return self.K * v + self.X.T @ u
 
     @property
     def for_each(self) -> bool:
@@ -138,7 +138,8 @@ def model(bends: Bends, K: N, p: N, old: Model | None, near: Curvature | None) -
     s = np.full((len(part.y), 1), times) if part.s is None else times * part.s[:, None]
     each = (p * (1 - p) * s).astype(np.float32)
     mean = each.mean(axis=1, keepdims=True)
-    p = mean if part.k == 1 else p.astype(np.float32)
+    p = p.astype(np.float32)
+    c = mean if part.k == 1 else p * s.astype(np.float32)
     free = 0.0 if part.intercept else 1.0
     K, last = padded(K, 1.0), len(K) - 1
     n, D = narrow.shape
@@ -151,7 +152,7 @@ def model(bends: Bends, K: N, p: N, old: Model | None, near: Curvature | None) -
         elif D > NARROW or old.for_each or spent * part.k <= (1 if part.k == 1 else 3) * build:
             kept = old.inverse
     if kept is not None:
-        return Model(narrow, p, s.astype(np.float32), K[:, None], kept, [])
+        return Model(narrow, p, c, K[:, None], kept, [])
     if D <= NARROW:
         inverses = []
         for own in curvature[::stride].T:
@@ -167,7 +168,7 @@ def model(bends: Bends, K: N, p: N, old: Model | None, near: Curvature | None) -
         diagonal = float(mean.mean()) * np.einsum("ij,ij->j", narrow, narrow) + K
         diagonal[last] += free
         inverse = 1 / diagonal[:, None]
-    return Model(narrow, p, s.astype(np.float32), K[:, None], inverse.astype(np.float32), [])
+    return Model(narrow, p, c, K[:, None], inverse.astype(np.float32), [])
 
 
 def descend(
