@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-TOGETHER = 8  # rows of a piece of a product
+TOGETHER = 16  # rows of a piece of a product
 PIECE = 1 << 18  # of multiplications, up to which OpenBLAS takes one thread and no lock
 TALL = 4096  # rows or columns from which a product is left to the threads of BLAS
 
@@ -47,7 +47,7 @@ def product(A: np.ndarray, B: np.ndarray, out: np.ndarray | None = None) -> np.n
     if K == 0:
         out[:] = 0
         return out
-    deep = min(K, 512)
+    deep = min(K, 256)
     wide = max(PIECE // (TOGETHER * deep), 16)
     full = C - C % TOGETHER
     for rows, shape in ((slice(full), (-1, TOGETHER)), (slice(full, C), (1, C - full))):

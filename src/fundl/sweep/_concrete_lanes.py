@@ -56,12 +56,15 @@ class Found(NamedTuple):
 
 def shared(Z: N, scale: N) -> Shared:
     """Z (n, D) with the column of ones; the penalty is that of the columns before they were scaled."""
-    i, j = np.triu_indices(Z.shape[1])
-    place = np.zeros((Z.shape[1],) * 2, np.int32)
+    n, D = Z.shape
+    i, j = np.triu_indices(D)
+    place = np.zeros((D, D), np.int32)
     place[i, j] = place[j, i] = np.arange(len(i))
-    thin = Z.astype(np.float32)
+    thin, pairs = Z.astype(np.float32), np.empty((n, len(i)), np.float32)
+    for a, here in enumerate(place):  # without copies of the columns
+        np.multiply(thin[:, a : a + 1], thin[:, a:], out=pairs[:, here[a] : here[-1] + 1])
     k = np.append(1 / (scale * scale), 0.0)
-    return Shared(Z, np.ascontiguousarray(Z.T), thin[:, i] * thin[:, j], k, place.reshape(-1))
+    return Shared(Z, np.ascontiguousarray(Z.T), pairs, k, place.reshape(-1))
 
 
 def minimise(given: Shared, s: N, y: N, l2: N, start: N, tol: float, max_steps: int) -> Found:
