@@ -13,6 +13,7 @@ from fundl._threads import on_all, processors, product
 
 ENTRIES = 1 << 18  # of a block
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
+PIECE = 256  # rows of a product so small that BLAS takes one thread, where its threads would wait for ours
 ALONE = 1e-10  # 1 - h of an example that alone decides its prediction, but for rounding
 WORTH_IT = 1 << 19  # entries of X from which a second thread pays
 
@@ -39,6 +40,7 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
     k = rows.Y.shape[1]
     p = d + k + intercept
     cy = rows.cy.astype(dtype)
+    threads = p <= NARROW and n * p >= WORTH_IT
 
     def part(given: list[slice]) -> np.ndarray:
         total, room = np.zeros((p, p)), np.empty((d, d), dtype)
@@ -49,18 +51,24 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
                 root = np.sqrt(rows.s[at]).astype(dtype)
                 A *= root[:, None]
                 V *= root
+            total[d:, d:] += V @ V.T
+            if threads and dtype == np.float64:  # so narrow that it is not the work that counts
+                whole = len(A) // PIECE * PIECE
+                a, v = A[:whole].reshape(-1, PIECE, d), V[:, :whole].reshape(p - d, -1, PIECE).transpose(1, 0, 2)
+                total[:d, :d] += (a.transpose(0, 2, 1) @ a).sum(axis=0)
+                total[d:, :d] += (v @ a).sum(axis=0)
+                A, V = A[whole:], V[:, whole:]
             # numpy hands A^T A to syrk: half the work
-            if at is given[0] and dtype == np.float64:
+            if at is given[0] and not threads and dtype == np.float64:
                 np.matmul(A.T, A, out=total[:d, :d])
             else:
                 total[:d, :d] += np.matmul(A.T, A, out=room)
             # Of few rows each by itself: the product of a matrix would take twice as long.
             total[d:, :d] += [v @ A for v in V] if len(V) <= 4 else V @ A
-            total[d:, d:] += V @ V.T
         total[:d, d:] = total[d:, :d].T
         return total
 
-    return shared(part, blocks(n, p, max(4 * p, 1024)), threads=p <= NARROW and n * p >= WORTH_IT)
+    return shared(part, blocks(n, p, max(4 * p, 1024)), threads=threads)
 
 
 def _centred(rows: Rows, given: list[slice], dtype: Any, *, own: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
