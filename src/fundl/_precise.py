@@ -211,10 +211,12 @@ def exp_shifted(v: Array, axis: int = -1) -> tuple[Array, Array, Array, Array]:
 @jax.custom_jvp
 def product_with_log(t: Array, d: Array) -> Array:
     """t d, for d a logarithm or -abs(z), where 0 (-inf) = 0: arithmetic and no select, for the reason of `_below`."""
-    least = jnp.finfo(d.dtype).min
-    finite = jnp.maximum(d, least)
-    # The second term is 0 where d is finite, else -inf or, where t is 0, 0.
-    return t * finite - (t * jnp.maximum(d - finite, least)) * least
+    info = jnp.finfo(d.dtype)
+    finite = jnp.maximum(d, info.min)
+    # 256 where d is -inf, else 0: XLA may round a d that it makes twice in two ways, so d - finite need not be 0.
+    beyond = jnp.floor(jnp.minimum(jnp.abs(d - finite), info.max) * 2.0 ** (8 - info.maxexp))
+    # The second term is -inf there or, where t is 0, 0.
+    return t * finite - (t * (beyond * 2.0 ** (info.maxexp - 10))) * info.max
 
 
 @product_with_log.defjvp
