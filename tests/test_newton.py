@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fundl import datasets, newton
 from fundl import logistic_regression as lr
-from fundl import newton
 from fundl import softmax_regression as sr
 from fundl._result import Status
 
@@ -159,3 +159,12 @@ def test_an_absent_class_is_named_inside_and_outside_of_a_trace(options):
         assert fit.certificate.steps <= 10
         assert np.isfinite(fit.params.b).all()
         assert np.all(np.sign(fit.certificate.direction.b) == ([0, -1, -1] if np.ndim(fit.params.b) else -1))
+
+
+def test_steps_are_doubled_where_the_value_still_falls():
+    data = datasets.breast_cancer()
+    X = np.asarray(data.X, float)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    found = lr.fit(X, np.asarray(data.y), l2=1e-4, method="newton")
+    assert found.status is Status.converged
+    assert int(found.certificate.steps) <= 16  # 18 with whole steps at most
