@@ -11,9 +11,9 @@ from fundl._types import Array, ArrayLike
 
 __all__ = [
     "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "in_one_loop", "inner", "inverse_cholesky",
-    "inverse_of_lower", "is_positive", "log1p", "matmul", "product_with_log", "rows_dot", "safe_divide", "shifted",
-    "sigmoid", "softplus", "sum_of_others", "times_sigmoid", "times_sigmoid_slope", "within_unit_interval",
-    "zero_and_one",
+    "inverse_of_lower", "is_positive", "log1p", "matmul", "product_with_log", "product_with_minus_abs", "rows_dot",
+    "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_sigmoid", "times_sigmoid_slope",
+    "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -223,6 +223,20 @@ def product_with_log(t: Array, d: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (t, d), (dt, dd) = primals, tangents
     return product_with_log(t, d), dt * jnp.maximum(d, jnp.finfo(d.dtype).min) + t * dd
+
+
+@jax.custom_jvp
+def product_with_minus_abs(t: Array, m: Array) -> Array:
+    """The same for m = -abs(z): exact, so that m less what is finite of it is 0, which takes XLA's CPU fewer arrays."""
+    least = jnp.finfo(m.dtype).min
+    finite = jnp.maximum(m, least)
+    return t * finite - (t * jnp.maximum(m - finite, least)) * least
+
+
+@product_with_minus_abs.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (t, m), (dt, dm) = primals, tangents
+    return product_with_minus_abs(t, m), dt * jnp.maximum(m, jnp.finfo(m.dtype).min) + t * dm
 
 
 def sum_of_others(t: Array, e: Array, axis: int = -1) -> Array:

@@ -13,6 +13,7 @@ from fundl._precise import (
     is_positive,
     log1p,
     product_with_log,
+    product_with_minus_abs,
     within_unit_interval,
     zero_and_one,
 )
@@ -231,7 +232,7 @@ def entropy(z: Array, y: Array) -> Array:
     """(1 - y) z + log1p(exp(-z)) where z > 0, else -y z + log1p(exp(z)), of each entry."""
     _, m, d = _folded(z, y)
     short = z.size <= SHARED  # long ones are made within the sum, so that nothing as long as z is held
-    L = (log1p if short else jnp.log1p)(jnp.exp(m)) - product_with_log(d, m)  # d abs(z), where 0 inf = 0
+    L = (log1p if short else jnp.log1p)(jnp.exp(m)) - product_with_minus_abs(d, m)  # d abs(z), where 0 inf = 0
     return in_one_loop(L) if short else L
 
 
