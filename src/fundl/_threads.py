@@ -38,6 +38,16 @@ def on_all(work: Callable[[Any], Any], items: Iterable[Any], most: int | None = 
         return list(pool.map(quietly, given))
 
 
+def in_pieces(A: np.ndarray, B: np.ndarray, rows: int) -> np.ndarray:
+    """A^T B in float64 from products of so many rows, in the dtype of A and B.
+
+    Small products take no lock of OpenBLAS, and short sums round little, also those of equal rows, which round alike.
+    """
+    whole = len(A) // rows * rows
+    a, b = (v[:whole].reshape(-1, rows, v.shape[1]) for v in (A, B))
+    return (a.transpose(0, 2, 1) @ b).sum(axis=0, dtype=np.float64) + A[whole:].T @ B[whole:]
+
+
 def product(A: np.ndarray, B: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """A @ B; of many rows in small pieces: the threads of BLAS would wait for those that run other chunks."""
     C, K, columns = len(A), len(B), B.shape[1]

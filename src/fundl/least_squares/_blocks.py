@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fundl._threads import on_all, processors, product
+from fundl._threads import in_pieces, on_all, processors, product
 
 ENTRIES = 1 << 18  # of a block
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
@@ -53,13 +53,11 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
                 V *= root
             total[d:, d:] += V @ V.T
             if threads and dtype == np.float64:  # so narrow that it is not the work that counts
-                whole = len(A) // PIECE * PIECE
-                a, v = A[:whole].reshape(-1, PIECE, d), V[:, :whole].reshape(p - d, -1, PIECE).transpose(1, 0, 2)
-                total[:d, :d] += (a.transpose(0, 2, 1) @ a).sum(axis=0)
-                total[d:, :d] += (v @ a).sum(axis=0)
-                A, V = A[whole:], V[:, whole:]
+                total[:d, :d] += in_pieces(A, A, PIECE)
+                total[d:, :d] += in_pieces(V.T, A, PIECE)
+                continue
             # numpy hands A^T A to syrk: half the work
-            if at is given[0] and not threads and dtype == np.float64:
+            if at is given[0] and dtype == np.float64:
                 np.matmul(A.T, A, out=total[:d, :d])
             else:
                 total[:d, :d] += np.matmul(A.T, A, out=room)

@@ -142,7 +142,7 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
         v = -_sampled.flat_times(inverse, g)
         delta = -float(np.vdot(g, v))
         error = _certainty.rounding(rows.most, K, rows.norms, now.alpha, theta).reshape(-1)
-        floor = float(error @ (np.abs(inverse) @ error))
+        floor = _certainty.at_worst(inverse, error)
         bound = _certainty.proved(
             far * _certainty.norm_of(inverse, H), H, inverse, drift, g.reshape(-1, 1), error[:, None], k
         )

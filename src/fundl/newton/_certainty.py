@@ -28,6 +28,12 @@ def reach(rows: Rows, units: N) -> float:
     return float(np.max([np.max((X * X) @ (1 / units).astype(X.dtype)) for X in blocks]))  # NaN stays
 
 
+def at_worst(inverse: N, error: N) -> float:
+    """The largest e^T H^-1 e there may be for e of at most this error in each entry."""
+    e = error.reshape(len(inverse), -1)
+    return float(np.vdot(e, np.abs(inverse) @ e))
+
+
 def norm_of(inverse: N, H: N) -> float:
     """At least norm2 of the inverse of H in the units in which the diagonal of H is 1."""
     root = np.sqrt(H.diagonal())
@@ -48,7 +54,7 @@ def proved(far: float, H: N, inverse: N, drift: float, g: N, error: N, k: int, e
     if not (share < 0.5 and drift < 1):
         return np.inf
     widened = np.exp(drift) / (1 - share)
-    decrement = np.sqrt(abs(float(np.vdot(g, inverse @ g)))) + np.sqrt(float(np.vdot(error, np.abs(inverse) @ error)))
+    decrement = np.sqrt(abs(float(np.vdot(g, inverse @ g)))) + np.sqrt(at_worst(inverse, error))
     decrement *= np.sqrt(2 * widened)
     u = decrement * np.sqrt(far * (1 if k == 1 else 2) * widened)
     return decrement**2 / 2 / (1 - u) if u < 0.9 else np.inf

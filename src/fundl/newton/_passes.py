@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from fundl._threads import in_pieces
+
 N = np.ndarray
 EPS32 = float(np.finfo(np.float32).eps)
 BLOCK = 1 << 22  # bytes of X in a block
@@ -146,22 +148,12 @@ def logits(rows: Rows, theta: N) -> N:
 
 def back(rows: Rows, alpha: N) -> N:
     """Z^T alpha (D, k)."""
-    g = summed(rows.X, alpha) if alpha.dtype == np.float32 and rows.k == 1 else rows.X.T @ alpha
+    # A proof from float32 passes, of one logit only, rests on sums that lose no more than `_certainty.rounding` allows.
+    short = alpha.dtype == np.float32 and rows.k == 1
+    g = in_pieces(rows.X, alpha, PIECE) if short else rows.X.T @ alpha
     if rows.scale is None:
         return g
     return np.concatenate([g / rows.scale[:, None], alpha.sum(axis=0, keepdims=True) * rows.intercept])
-
-
-def summed(X: N, alpha: N) -> N:
-    """X^T alpha for one logit, (D, 1) in float64 from sums over few rows in the dtype of X.
-
-    Equal rows round in the same direction: a float32 sum of 75,000 of them loses as many of its last digits, which is
-    far more than `_certainty.rounding` allows for; a proof from passes in float32 rests on this.
-    """
-    whole = len(X) // PIECE * PIECE
-    A, B = (v[:whole].reshape(-1, PIECE, v.shape[1]) for v in (X, alpha))
-    g = (A.transpose(0, 2, 1) @ B).sum(axis=0, dtype=np.float64)
-    return g + X[whole:].T @ alpha[whole:]
 
 
 def loss(rows: Source, z: N, wanted: bool = True) -> tuple[float, N, N]:
@@ -209,6 +201,12 @@ def loss(rows: Source, z: N, wanted: bool = True) -> tuple[float, N, N]:
     if s is None:
         return float(L.sum(dtype=np.float64)), a, p
     return float((s * L).sum(dtype=np.float64)), a * s[:, None], p
+
+
+def bend(rows: Rows, p: N, dz: N) -> float:
+    """The second derivative of sum_i s_i L_i along dz, where the probabilities are p."""
+    h = p * (1 - p) * dz * dz if rows.k == 1 else p * (dz - np.einsum("nk,nk->n", p, dz)[:, None]) ** 2
+    return float(np.sum(h if rows.s is None else h * rows.s[:, None]))
 
 
 def rows_of_block(D: int, k: int) -> int:

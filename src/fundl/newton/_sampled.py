@@ -12,7 +12,7 @@ import numpy as np
 
 from fundl._result import Status
 from fundl.newton import _passes
-from fundl.newton._certainty import covariance, curvatures, lost, norm_of, proved, rank, reach, rounding
+from fundl.newton._certainty import at_worst, covariance, curvatures, lost, norm_of, proved, rank, reach, rounding
 from fundl.newton._passes import EPS32, N, Pass, Rows, Source
 
 EPS = float(np.finfo(np.float64).eps)
@@ -137,8 +137,7 @@ def length(rows: Rows, weight: float, K: N, theta: N, v: N, z: N, delta: float) 
     slope = weight * float(np.vdot(a, dz)) + float(np.vdot(K[:, None] * (theta + v), v))
     if not slope < -0.1 * delta:
         return 1.0
-    h = p * (1 - p) * dz * dz if rows.k == 1 else p * (dz - np.einsum("nk,nk->n", p, dz)[:, None]) ** 2
-    curve = weight * float(np.sum(h if rows.s is None else h * rows.s[:, None])) + 2 * quadratic(K, v)
+    curve = weight * _passes.bend(rows, p, dz) + 2 * quadratic(K, v)
     return 1.0 + min(-slope / curve, 3.0) if curve > 0 else 1.0  # NaN where a square overflows
 
 
@@ -245,7 +244,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         noise, passes = 1e-9 if coarse is rows else 1e-6, coarse
         if coarse is not rows:  # passes in float32, up to the last steps, or to the end where they tell enough of it
             error = rounding(rows.most, K, norms, now.alpha, theta, EPS32)
-            floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
+            floor = at_worst(near.inverse, error)
             tells = floor * near.times <= tol * f / 4 and delta > 0 and not free
             if tells and delta * near.times <= min(tol * f / 2, ripe):
                 near, bound = proof(rows, near, K, theta, g, error)
@@ -259,7 +258,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             passes = rows if left * delta <= min(before, f) and not tells else coarse
         if coarse is rows and (delta * near.times <= tol * f / 2 or delta < 1e-16 * f or steps >= max_steps):
             error = rounding(rows.most, K, norms, now.alpha, theta)
-            floor = float(np.vdot(error, flat_times(np.abs(near.inverse), error)))
+            floor = at_worst(near.inverse, error)
             # `floor` counts rounding at its worst: below it a new Hessian goes on for as long as that helps.
             at_rest = (last and delta >= before / 4) or delta <= 0
             if at_rest or delta * near.times <= min(tol * f / 2, ripe) or steps >= max_steps:

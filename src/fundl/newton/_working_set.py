@@ -83,9 +83,7 @@ def further(rows: Rows, K: N, c: N, theta: N, v: N, now: Pass) -> N | None:
     dz = now.z * 0
     for part, block in rows.blocks():
         dz[part] = _passes.logits(block, u)
-    p = _passes.loss(rows, now.z)[2]
-    h = p * (1 - p) * dz * dz
-    curve = float(np.sum(h if rows.s is None else h * rows.s[:, None])) + 2 * quadratic(K, u)
+    curve = _passes.bend(rows, _passes.loss(rows, now.z)[2], dz) + 2 * quadratic(K, u)
     t = min(-slope / curve, 3.0) if curve > 0 else 0.0
     back = theta * u < 0
     t = min(t, float(np.min(-theta[back] / u[back], initial=np.inf)))
