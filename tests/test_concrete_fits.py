@@ -623,3 +623,14 @@ def test_a_logit_whose_square_overflows_does_not_keep_the_steps_going():
     X, y, s = rng.normal(size=(60, 2)), rng.integers(0, 3, 60), np.ones(60)
     X[0, 0], s[0] = 1e155, 1e-310
     assert sr.fit(X, y, l2=1.0, weights=s, intercept=False).status is not Status.non_finite
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_bend_along_a_step_is_that_of_the_hessian(k, weighted):
+    rng = np.random.default_rng(44)
+    y = 1 - 2.0 * rng.integers(0, 2, 50) if k == 1 else rng.integers(0, k, 50)
+    rows = _passes.Rows(rng.normal(size=(50, 6)), y, rng.random(50) if weighted else None, k, False, True, None)
+    p, v = _passes.probabilities(rows, rng.normal(size=(6, k))), rng.normal(size=(6, k))
+    right = v.reshape(-1) @ _passes.hessian(rows, p) @ v.reshape(-1)
+    np.testing.assert_allclose(_passes.bend(rows, p, _passes.logits(rows, v)), right, rtol=1e-12)

@@ -8,6 +8,7 @@ import pytest
 from fundl import datasets, linear_regression, logistic_regression, softmax_regression, sweep
 from fundl._result import FitError, Status
 from fundl.newton import _conjugate
+from fundl.sweep import _concrete_lanes
 
 pytestmark = pytest.mark.large
 
@@ -509,3 +510,17 @@ def test_a_softmax_lane_starts_with_the_curvature_of_its_parent(monkeypatch):
     assert inverses[1:5] == [inverses[1]] * 4  # the folds of 5.0, and all rows with 0.5
     assert inverses[5:] == [inverses[5]] * 3
     assert inverses[5] not in (None, inverses[1])
+
+
+def test_a_lane_ends_by_no_more_than_its_value_is():
+    rng = np.random.default_rng(45)
+    z, y, s = (
+        rng.normal(size=(20, 50)) * 10.0 ** rng.uniform(-2, 2, (20, 1)),
+        rng.random((20, 50)),
+        rng.random((20, 50)),
+    )
+    p = 1 / (1 + np.exp(-z))
+    f = np.sum(s * (np.logaddexp(0, z) - y * z), axis=1)
+    least = _concrete_lanes._least(s * (1 - y), s * y, z, s * p * (1 - p))
+    assert np.all(least <= f)
+    assert np.all(least >= f / 5)  # it is of use
