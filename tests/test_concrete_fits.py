@@ -430,14 +430,16 @@ def test_float32_rows_are_read_as_they_are_up_to_the_last_steps(shape, monkeypat
         assert f - best <= float(found.certificate.suboptimality) <= (tol or 1e-9) * float(f)
 
 
-def test_float32_tells_the_end_where_its_rounding_is_less_than_the_tolerance(monkeypatch):
-    X, y = made(400_000, 12)
+@pytest.mark.parametrize(("d", "k"), [(12, 1), (3, 3)])
+def test_float32_tells_the_end_of_one_logit_where_its_rounding_is_less_than_the_tolerance(d, k, monkeypatch):
+    X, y = made(400_000, d, k)
     X, y = (X / X.std(axis=0)).astype(np.float32), y.astype(int)
-    right, passes = concrete(X.astype(float), y), counted(monkeypatch)
-    for tol, told in ((1e-5, True), (1e-8, False)):
+    monkeypatch.setattr("fundl.newton._concrete.LARGE", X.size // 2)
+    right, passes = concrete(X.astype(float), y, k), counted(monkeypatch)
+    for tol in (1e-5, 1e-8):
         passes.clear()
-        found = concrete(X, y, tol=tol)
-        assert all(dtype == "float32" for _, dtype in passes) == told
+        found = concrete(X, y, k, tol=tol)
+        assert all(dtype == "float32" for _, dtype in passes) == (k == 1 and tol == 1e-5)
         f, best = exact_value(X, y, 1.0, found.params), exact_value(X, y, 1.0, right.params)
         assert f - best <= float(found.certificate.suboptimality) <= max(tol, 1e-7) * float(f)
 
@@ -634,3 +636,26 @@ def test_the_bend_along_a_step_is_that_of_the_hessian(k, weighted):
     p, v = _passes.probabilities(rows, rng.normal(size=(6, k))), rng.normal(size=(6, k))
     right = v.reshape(-1) @ _passes.hessian(rows, p) @ v.reshape(-1)
     np.testing.assert_allclose(_passes.bend(rows, p, _passes.logits(rows, v)), right, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_hessian_of_certain_classes_keeps_its_digits(dtype, weighted):
+    rng = np.random.default_rng(45)
+    n, D, k = 1500, 4, 3
+    z = rng.normal(size=(n, k)) + 30 * np.eye(k)[np.arange(n) % k]
+    X, s = rng.normal(size=(n, D)).astype(dtype), rng.random(n).astype(dtype) if weighted else None
+    rows = _passes.Rows(X, np.arange(n) % k, s, k, False, True, None, dtype)
+    p = _passes.loss(rows, z.astype(dtype))[2]
+    e = np.exp(z.astype(dtype).astype(np.longdouble))
+    q = e / e.sum(axis=1, keepdims=True)
+    h = -q[:, :, None] * q[:, None, :]
+    others = np.stack([np.delete(q, a, axis=1).sum(axis=1) for a in range(k)], axis=1)
+    h[:, np.arange(k), np.arange(k)] = q * others
+    weights = np.ones(n) if s is None else s
+    right = np.einsum("n,ni,nab,nj->iajb", weights, X.astype(np.longdouble), h, X.astype(np.longdouble))
+    right = right.reshape(D * k, D * k).astype(float)
+    root = np.sqrt(np.diagonal(right))
+    error = np.abs(_passes.hessian(rows, p) - right) / np.outer(root, root)
+    assert error.max() <= 40 * np.finfo(dtype).eps  # p is 1 to 1e-13: from p (1 - p) nothing would be right in float32
+    np.testing.assert_array_equal(rows.X, X)

@@ -12,7 +12,7 @@ from fundl._precise import inverse_cholesky
 from fundl.newton import _distance, _passes
 from fundl.newton._certainty import rank, rounding
 from fundl.newton._passes import N, Rows, Source
-from fundl.newton._sampled import SINGLE, Found, Memory, length, quadratic, sample
+from fundl.newton._sampled import SINGLE, Found, Memory, length, quadratic, sample, unshifted
 
 EPS = float(np.finfo(np.float64).eps)
 LITTLE = 5_000_000  # n d k up to which no sample is taken
@@ -85,8 +85,7 @@ class Model(NamedTuple):
 
     def solve(self, g: N, accuracy: float) -> N:
         """H^-1 g by preconditioned conjugate gradients."""
-        if g.shape[1] > 1:  # the same for all classes is rounding alone, and H hardly bends there
-            g = g - g.mean(axis=1, keepdims=True)
+        g = unshifted(g)  # the same for all classes is rounding alone, and H hardly bends there
         self.spent.append(0)
         size = float(np.linalg.norm(g))
         if size == 0:
@@ -111,8 +110,7 @@ class Model(NamedTuple):
             if not rho > accuracy * accuracy * first:
                 break
             d = y + np.float32(rho / before) * d
-        x = x[: len(g)].astype(np.float64) * size
-        return x - x.mean(axis=1, keepdims=True) if x.shape[1] > 1 else x
+        return unshifted(x[: len(g)].astype(np.float64) * size)
 
 
 def inverse_of(M: N) -> N:
@@ -182,8 +180,7 @@ def descend(
     part, same = bends.rows, coarse is bends.rows
     cheap = rows.k > 1 and len(part.y) * len(K) <= 10 * len(rows.y) * rows.k  # beside a step
     weak = bends.times if bends.proves and cheap else np.inf  # how weak the proof by `concordance` may be
-    if rows.k > 1:
-        theta = theta - theta.mean(axis=1, keepdims=True)  # the steps sum to zero too
+    theta = unshifted(theta)  # the steps sum to zero too
     norms = rows.column_norms() if enough == 0 else np.zeros(len(K))  # far from where rounding counts
     now = _passes.full(coarse, theta)
     memory, current, steps, before, earlier, t = Memory(), None, 0, np.inf, np.inf, 1.0

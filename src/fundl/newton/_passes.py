@@ -261,18 +261,20 @@ def hessian(rows: Rows, p: N) -> N:
     if k == 1:
         h = p[:, 0] * (1 - p[:, 0])
         return weighted_gram(rows.X, h if rows.s is None else h * rows.s).astype(np.float64, copy=False)
-    blocks, H, step = np.zeros((D, k, D), p.dtype), np.zeros((k * D, k * D), p.dtype), 1 << 10
+    H, step = np.zeros((k * D, k * D), p.dtype), 1 << 10
+    room = np.empty((k, D, min(step, len(p))), p.dtype)
     for start in range(0, len(p), step):
-        X, c = rows.X[start : start + step], np.ascontiguousarray(p[start : start + step])
+        part = slice(start, start + step)
+        X, c = np.array(rows.X[part].T, order="C"), np.ascontiguousarray(p[part].T)
         if rows.s is not None:
-            X = np.sqrt(rows.s[start : start + step])[:, None] * X
-        A = (c[:, :, None] * X[:, None, :]).reshape(len(X), k * D)
-        blocks += (X.T @ A).reshape(D, k, D)
-        H -= A.T @ A  # of a matrix with itself: half the work
-    H = H.reshape(k, D, k, D).transpose(1, 0, 3, 2).astype(np.float64)
-    for a in range(k):
-        H[:, a, :, a] += blocks[:, a]
-    return H.reshape(D * k, D * k)
+            X *= np.sqrt(rows.s[part])
+        A = np.multiply(c[:, None], X, out=room[:, :, : X.shape[1]]).reshape(k * D, -1)
+        H -= A @ A.T  # of a matrix with itself: half the work
+    H = H.reshape(k, D, k, D).astype(np.float64)
+    for a in range(k):  # p_a (1 - p_a) is the sum of p_a p_b over the others: no product, and no digit of 1 - p_a lost
+        H[a, :, a] = 0
+        H[a, :, a] = -H[a].sum(axis=1)
+    return H.transpose(1, 0, 3, 2).reshape(D * k, D * k)
 
 
 def weighted_gram(X: N, c: N) -> N:

@@ -62,8 +62,8 @@ def regular(H: N, K: N, rows: Source) -> N:
         D = len(K)
         shift = np.abs(H.diagonal().reshape(D, k)).max(axis=1)
         H = H.reshape(D, k, D, k)
-        for i in np.flatnonzero(shift):
-            H[i, :, i, :] += shift[i] / k
+        each = np.arange(D)
+        H[each, :, each, :] += (shift / k)[:, None, None]
         H = H.reshape(D * k, D * k)
     return H
 
@@ -81,8 +81,8 @@ class Near(NamedTuple):
 
 
 def singly(rows: Rows) -> bool:
-    """One logit's Hessian keeps its accuracy in float32: p, that of the error, is hardly ever near 1."""
-    return rows.k == 1 and not rows.soft and rows.within_single
+    """The Hessian keeps its accuracy in float32: no 1 - p of a p near 1 is needed, but for soft labels."""
+    return not rows.soft and rows.within_single
 
 
 def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> Near | None:
@@ -99,7 +99,7 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
             if free and known < len(K) - 1:
                 return None  # the compiled program finds the shortest of the minima
         curved = regular(weight * H, K, rows)
-        v = -np.linalg.solve(curved, g.reshape(-1)).reshape(g.shape)
+        v = -unshifted(np.linalg.solve(curved, g.reshape(-1)).reshape(g.shape))
         if step == 0 and singly(rows) and lost(np.linalg.inv(curved), curved, EPS32) < 0.01:
             part = rows.single().some(slice(None))
         delta = -float(np.vdot(g, v))
@@ -169,8 +169,13 @@ class Memory:
 
 
 def flat_times(A: N, v: N) -> N:
-    """A v for v (D, k)."""
-    return (A @ v.reshape(-1)).reshape(v.shape)
+    """A v for v (D, k), which sums to zero over several classes."""
+    return unshifted((A @ v.reshape(-1)).reshape(v.shape))
+
+
+def unshifted(v: N) -> N:
+    """v (D, k) less what is the same for all classes, which changes no probability: float32 Hessians add to it."""
+    return v if v.shape[1] == 1 else v - v.mean(axis=1, keepdims=True)
 
 
 class Local(NamedTuple):
@@ -245,7 +250,8 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
         if coarse is not rows:  # passes in float32, up to the last steps, or to the end where they tell enough of it
             error = rounding(rows.most, K, norms, now.alpha, theta, EPS32)
             floor = at_worst(near.inverse, error)
-            tells = floor * near.times <= tol * f / 4 and delta > 0 and not free
+            # Of several classes the sums of a pass are longer than those `rounding` allows for.
+            tells = rows.k == 1 and floor * near.times <= tol * f / 4 and delta > 0 and not free
             if tells and delta * near.times <= min(tol * f / 2, ripe):
                 near, bound = proof(rows, near, K, theta, g, error)
                 if bound <= tol * f:
