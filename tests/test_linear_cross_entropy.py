@@ -1,5 +1,7 @@
 """linear_cross_entropy against its definition: in NumPy for values and gradients, plain JAX for every transform."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -474,6 +476,14 @@ def test_temporary_memory_does_not_grow_with_the_logits(options):
     once, larger = at(4096, 8192), at(8192, 65536)  # 16 times the logits
     assert larger < 1.5 * once
     assert once < 4096 * 8192 * 4 / 20
+
+
+def test_logits_that_fit_in_one_tile_are_made_once():
+    def products(n, k):
+        return len(re.findall(r" dot\(", compiled(gradients_of(linear_cross_entropy), n, 256, k).as_text()))
+
+    assert products(128, 1000) == 3  # the logits, dX and dW
+    assert products(1024, 1000) == 4  # the backward pass makes its tiles anew
 
 
 def test_forward_mode_and_hessian_vector_products_are_lean_too():

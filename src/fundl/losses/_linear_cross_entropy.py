@@ -32,7 +32,8 @@ def linear_cross_entropy(
     """Cross-entropy of the logits z = X W + b, L_i = -sum_k y_ik log softmax(z_i)_k, without ever holding them.
 
     Equal to `cross_entropy_with_logits(X @ W + b, y)`, computed tile by tile with the logsumexp carried along. The
-    memory besides inputs and gradients is that of a few tiles; each derivative computes the tiles anew.
+    memory besides inputs and gradients is that of a few tiles; each derivative computes the tiles anew (XLA does not
+    where there is only one).
 
     Shapes: X (n, d); W (d, k); b (k,) or None; y (n,) integer classes 0..k-1, or (n, k) one-hot or soft labels;
     weights (n,). To ignore a class such as -100, pass weights=(y != -100): weight 0 leaves the row out, whatever it

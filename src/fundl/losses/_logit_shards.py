@@ -47,7 +47,8 @@ def plan_for(
     local_n = n // prod(mesh.shape[a] for a in row_axes)
     local_k = k // prod(mesh.shape[a] for a in column_axes)
     if tile is None:
-        rows, columns = tile_size(local_n, ROWS), tile_size(local_k, COLUMNS)
+        whole = local_n * local_k <= 2 * ROWS * COLUMNS  # one tile is made once, forward and backward
+        rows, columns = (local_n, local_k) if whole else (tile_size(local_n, ROWS), tile_size(local_k, COLUMNS))
     else:
         if not isinstance(tile, tuple | list) or len(tile) != 2 or min(tile) < 1:
             raise ValueError(f"tile must be two positive numbers, examples and classes per tile; got {tile}.")
