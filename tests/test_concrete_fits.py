@@ -659,3 +659,14 @@ def test_the_hessian_of_certain_classes_keeps_its_digits(dtype, weighted):
     error = np.abs(_passes.hessian(rows, p) - right) / np.outer(root, root)
     assert error.max() <= 40 * np.finfo(dtype).eps  # p is 1 to 1e-13: from p (1 - p) nothing would be right in float32
     np.testing.assert_array_equal(rows.X, X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_nearly_alike_keep_hessians_in_float64(dtype):
+    rng = np.random.default_rng(0)
+    n, d, k = 30_000, 8, 5
+    X = rng.normal(size=(n, d))
+    X[:, 0] = X[:, 1] + 1e-4 * rng.normal(size=n)
+    y = np.argmax(X @ rng.normal(size=(d, k)) / 3 + rng.gumbel(size=(n, k)), axis=1)
+    found = concrete(X.astype(dtype), y, k, l2=0.0)
+    assert found.certificate.suboptimality <= (1e-8 if dtype == np.float64 else 1e-5)

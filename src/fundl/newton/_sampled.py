@@ -227,7 +227,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
     if begun is None:
         return None
     theta, now, steps, coarse = begun.theta, begun.now, begun.steps, rows
-    single = rows.single() if singly(rows) else rows
+    single = rows.single() if begun.part.dtype == np.float32 else rows  # where its condition allows that
     if small:
         near = Local(begun.part, weight, begun.formed, begun.H, np.linalg.inv(regular(weight * begun.H, K, rows)))
     else:
@@ -279,7 +279,8 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             refreshed += 1
             if refreshed > 3:
                 return None
-            near = local(*sample(single, min(n, 8 * len(near.part.y))), theta, K)
+            wide = single if refreshed == 1 else rows  # or float32 does not hold what it tells
+            near = local(*sample(wide, min(n, 8 * len(near.part.y))), theta, K)
             memory, before, steps = Memory(), np.inf, steps + 1
             continue
         t = 1.0
