@@ -164,6 +164,17 @@ def limits(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def floors(found: dict[str, Any]) -> str:
+    """The least work of any method of a kind over the time of the rival that is to be beaten."""
+    head = ("", "at least, ms", "of what", "rival, ms", "at least, over it", "aim")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for r in found["results"]:
+        cells = [f"{r['problem']} {r['size']} {r['dtype']}", f"{1e3 * r['seconds']:.3g}", r["of"]]
+        cells += [f"{r['rival']} {1e3 * r['rival seconds']:.3g}", f"{r['floor over rival']:.2f}", f"{r['aim']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 LOSSES = (
     "Operations and bytes are over those of jax.grad of the plain formula. The share of a copy is the rate at which\n"
     "inputs are read and the gradient is written, over that of copying memory. benchmarks/results/losses.json has the\n"
@@ -266,6 +277,7 @@ def l1_paths(found: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "limits": limits,
+    "floors": floors,
     "examiner": examiner,
     "wrong_autodiff": wrong_autodiff,
     "least_squares": least_squares,

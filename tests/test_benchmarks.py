@@ -9,7 +9,19 @@ import tomllib
 import numpy as np
 import pytest
 
-from benchmarks import bench_linear_cross_entropy, limits, options, records, run, stopwatch, tables, wrong_autodiff
+from benchmarks import (
+    bench_floors,
+    bench_linear_cross_entropy,
+    limits,
+    options,
+    problems,
+    records,
+    run,
+    stopwatch,
+    tables,
+    wrong_autodiff,
+)
+from fundl import logistic_regression
 
 
 def test_readme_tables_are_generated_from_the_results():
@@ -188,3 +200,23 @@ def test_the_fused_cross_entropy_has_rows_and_a_table():
     assert [r["name"] for r in rows] == ["fundl.linear_cross_entropy", "plain: optax"]
     assert all(r["error"] < 1e-5 and r["MB"] >= 0 for r in rows)
     assert len(tables.linear_cross_entropy({"results": rows}).splitlines()) == 2 + 2
+
+
+def test_a_floor_counts_no_more_products_than_there_are_directions():
+    data = problems.normal(300, 3, 1)
+    found = logistic_regression.fit(data.X, data.y, l2=1.0)
+    f, bare = float(found.certificate.objective), bench_floors.Bare(data)
+    theta = np.append(np.asarray(found.params.w), float(found.params.b))[:, None]
+    needed = [bench_floors.least_products(bare, theta, f, goal) for goal in (1.0, 1e-2, 1e-10)]
+    assert needed[0] == 0  # from 0 it is that near
+    assert needed[0] < needed[1] < needed[2] <= 4  # three columns and the intercept
+    steps = [bench_floors.least_newton_steps(bare, theta.shape, f, goal) for goal in (1.0, 1e-2, 1e-10)]
+    assert steps[0] == 0 < steps[1] < steps[2] <= 5
+
+
+def test_a_floor_is_no_rival():
+    row = bench_floors.row("fit", "9x9", "float64", 0.1, 1.0, "a Hessian", "another", 2.0)
+    assert row["floor over rival"] == 0.5
+    (found,) = records.records("floors", {"results": [row]})
+    assert not found.solves
+    assert not found.own
