@@ -407,3 +407,36 @@ def test_an_unknown_reduction(name: str) -> None:
 def test_options_out_of_range(call: Callable[[], Any], words: str) -> None:
     assert words in laws.refusal(call)
     assert words in laws.refusal(jax.jit(call))  # a number is known inside a trace too
+
+
+CONSTANT = {
+    "a third": np.full((5, 3), 1 / 3),
+    "ones": np.ones((5, 3)),
+    "zeros": np.zeros((5, 3)),
+    "one-hot": np.eye(3)[[0, 1, 2, 0, 1]],
+}
+OF_LABELS = {
+    "cross_entropy": losses.cross_entropy,
+    "cross_entropy_with_logits": losses.cross_entropy_with_logits,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "binary_cross_entropy_with_logits": losses.binary_cross_entropy_with_logits,
+    "focal_with_logits": losses.focal_with_logits,
+    "focal, gamma 0": functools.partial(losses.focal_with_logits, gamma=0.0),
+}
+
+
+@pytest.mark.parametrize("labels", CONSTANT)
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_compiled_constants_change_nothing(name, labels):
+    """XLA multiplies the constants of a program beforehand: none of those products may overflow."""
+    f = functools.partial(OF_LABELS[name], reduction="none")
+    x, t = jnp.asarray(np.random.default_rng(3).uniform(0.1, 0.9, (5, 3))), jnp.asarray(CONSTANT[labels])
+    right = np.asarray(f(x, t))
+    assert np.isfinite(right).all()
+    for found in (
+        jax.jit(f)(x, t),
+        jax.jit(lambda x: f(x, t))(x),
+        jax.jit(lambda t: f(x, t))(t),
+        jax.jit(lambda: f(x, t))(),
+    ):
+        np.testing.assert_allclose(found, right, rtol=1e-5)

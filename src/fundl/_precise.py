@@ -215,8 +215,9 @@ def product_with_log(t: Array, d: Array) -> Array:
     finite = jnp.maximum(d, info.min)
     # 256 where d is -inf, else 0: XLA may round a d that it makes twice in two ways, so d - finite need not be 0.
     beyond = jnp.floor(jnp.minimum(jnp.abs(d - finite), info.max) * 2.0 ** (8 - info.maxexp))
-    # The second term is -inf there or, where t is 0, 0.
-    return t * finite - (t * (beyond * 2.0 ** (info.maxexp - 10))) * info.max
+    # The second term is -inf there or, where t is 0, 0. Without the minimum XLA would multiply the two factors and a
+    # constant t, and get inf, which times 0 is NaN.
+    return t * finite - jnp.minimum(t * (beyond * 2.0 ** (info.maxexp - 10)), info.max) * info.max
 
 
 @product_with_log.defjvp

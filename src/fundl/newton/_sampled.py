@@ -81,7 +81,7 @@ class Near(NamedTuple):
 
 
 def singly(rows: Rows) -> bool:
-    """The Hessian keeps its accuracy in float32: no 1 - p of a p near 1 is needed, but for soft labels."""
+    """The Hessian keeps its accuracy in float32: for one logit p, that of the error, is hardly ever near 1."""
     return not rows.soft and rows.within_single
 
 
@@ -174,7 +174,7 @@ def flat_times(A: N, v: N) -> N:
 
 
 def unshifted(v: N) -> N:
-    """v (D, k) less what is the same for all classes, which changes no probability: float32 Hessians add to it."""
+    """v (D, k) less what is the same for all classes: it changes no probability, and rounding of a Hessian feeds it."""
     return v if v.shape[1] == 1 else v - v.mean(axis=1, keepdims=True)
 
 
@@ -279,7 +279,7 @@ def newton(rows: Rows, K: N, tol: float, max_steps: int) -> Found | None:
             refreshed += 1
             if refreshed > 3:
                 return None
-            wide = single if refreshed == 1 else rows  # or float32 does not hold what it tells
+            wide = single if refreshed == 1 else rows  # once more: it may be float32 that does not hold it
             near = local(*sample(wide, min(n, 8 * len(near.part.y))), theta, K)
             memory, before, steps = Memory(), np.inf, steps + 1
             continue
