@@ -1,18 +1,17 @@
-"""What forbids a smaller ratio: the least work of any method of a kind, timed beside the rival that is to be beaten.
+"""Where the aims stand: the bare products of the plain methods, beside fundl and the rival that is to be beaten.
 
     python -m benchmarks.bench_floors [--size 569x30,...] [--json benchmarks/results/floors.json]
 
-A floor leaves out all that a method could do otherwise, so it is lower than what can be reached:
-
-- fit: the result handed to JAX, and the cheaper of two ways, bare products by NumPy or XLA. A method that sees X
-  through products with vectors needs at least as many as conjugate gradients on the Hessian of the optimum do from 0 to
-  the same f - f*; a method that forms a Hessian forms and factors one, and asks for as many gradients as Newton with
-  a Hessian of its own at each step, and the best length of each, takes steps.
+- fit: the result handed to JAX, and the cheaper of two ways in the dtype of the data, by NumPy or XLA. One sees X
+  through products with vectors, as many as conjugate gradients on the Hessian of the optimum need from 0 to the same
+  f - f*. The other forms and factors one Hessian of all rows, and makes as many products as Newton's method with a
+  Hessian of its own at each step, and the best length of each, takes steps.
 - least squares: of few rows the result handed to JAX; else the rival itself, once more through the rows for the
-  residual and its gradient, and the inverse that standard errors are made of.
+  residual and its gradient, and the inverse that standard errors are made of, which the rival does not give.
 - ridge path: for every row and penalty a residual and a leverage: two products.
 
-Where a floor is above the aim (what fundl is to take at most, over the rival), the aim cannot be met on this machine.
+Such a floor is a yardstick and no proof: a Hessian of some rows or in float32 goes below it. But an aim (what fundl is
+to take at most, over the rival) below its floor asks for another method and not for tidier code.
 """
 
 import functools
@@ -35,15 +34,15 @@ from fundl import linear_regression, logistic_regression, softmax_regression
 from fundl._precise import inverse_of_lower
 
 Call = Callable[[], Any]
-# size, dtype, what fundl is to take of it at most, the rival with the tolerance that reaches the goal
+# size, dtype, what fundl is to take of the rival at most, the rival, and its loosest tolerance that reaches the goal
 FITS = (
     ("569x30", "float64", 0.15, "jaxopt L-BFGS", 1e-7),
     ("569x30", "float32", 0.15, "jaxopt L-BFGS", 1e-5),
     ("1797x64x10", "float64", 0.15, "sklearn newton-cg", 1e-7),
-    ("1e5x100", "float32", 0.4, "jaxopt L-BFGS", 1e-5),
-    ("2000x2000", "float64", 0.4, "optimistix L-BFGS", 1e-7),
+    ("1e5x100", "float32", 0.4, "jaxopt L-BFGS", 1e-4),
+    ("2000x2000", "float64", 0.4, "optimistix L-BFGS", 1e-6),
     ("2000x2000", "float32", 0.4, "jaxopt L-BFGS", 1e-5),
-    ("1e5x50x10", "float32", 0.4, "jaxopt L-BFGS", 1e-5),
+    ("1e5x50x10", "float32", 0.4, "jaxopt L-BFGS", 1e-4),
 )
 SMALL = ("100x5", "float64", 0.25, "sklearn LinearRegression")
 GRAM = [(size, dtype, 1.2) for size in ("1e5x100", "2000x1000", "1e4x1000") for dtype in ("float64", "float32")]
@@ -93,6 +92,7 @@ def least_products(bare: Bare, theta: np.ndarray, f: float, goal: float) -> int:
         a = np.vdot(r, r) / np.vdot(d, Hd)
         left, after = left - a * d, r - a * Hd
         d, r, steps = after + np.vdot(after, after) / np.vdot(r, r) * d, after, steps + 1
+    assert steps < 1000, "conjugate gradients do not converge"
     return steps
 
 
@@ -112,7 +112,7 @@ def least_newton_steps(bare: Bare, shape: tuple[int, ...], f: float, goal: float
         H = LinearOperator((size, size), lambda v, p=p: bare.times(p, v.reshape(shape)).reshape(-1))
         v = -cg(H, g.reshape(-1), rtol=1e-8)[0].reshape(shape)
         theta = theta + minimize_scalar(lambda t, theta=theta, v=v: value(theta + t * v), bounds=(0, 8)).x * v
-    return steps
+    raise AssertionError("Newton's method does not converge")
 
 
 def fit(size: str, dtype: str, aim: float, rival: str, tol: float, repeats: int) -> dict[str, Any]:
@@ -138,6 +138,7 @@ def fit(size: str, dtype: str, aim: float, rival: str, tol: float, repeats: int)
     times = stopwatch.interleave(
         {
             rival: lambda: theirs(tol),
+            "fundl": lambda: model.fit(data.X, data.y, l2=L2, tol=GOALS[dtype]).params,
             "handed": handed_over(found),
             "products": lambda: both(X, v, u),
             "products, XLA": functools.partial(jax.jit(both), *map(jax.numpy.asarray, (X, v, u))),
@@ -150,21 +151,36 @@ def fit(size: str, dtype: str, aim: float, rival: str, tol: float, repeats: int)
     products = min(times["products"].best, times["products, XLA"].best)
     ways = {f"{steps} products": steps * products, f"a Hessian, {newton} products": formed + newton * products}
     by = min(ways, key=lambda name: ways[name])
-    return row("fit", size, dtype, aim, handed + ways[by], by, rival, times[rival].best)
+    return row("fit", size, dtype, aim, handed + ways[by], by, times, rival)
 
 
-def row(problem: str, size: str, dtype: str, aim: float, floor: float, by: str, rival: str, theirs: float) -> Any:
+def row(
+    problem: str,
+    size: str,
+    dtype: str,
+    aim: float,
+    floor: float,
+    of: str,
+    times: dict[str, stopwatch.Timing],
+    rival: str,
+) -> dict[str, Any]:
+    best = times[rival].best
     return {
-        "problem": problem, "size": size, "dtype": dtype, "name": "limit", "of": by, "rival": rival, "aim": aim,
-        "seconds": floor, "rival seconds": theirs, "floor over rival": floor / theirs,
+        "problem": problem, "size": size, "dtype": dtype, "name": "limit", "of": of, "rival": rival, "aim": aim,
+        "seconds": floor, "rival seconds": best, "floor over rival": floor / best,
+        "fundl over rival": stopwatch.ratio(times["fundl"], times[rival]),
     }  # fmt: skip
 
 
 def few_rows(size: str, dtype: str, aim: float, rival: str, repeats: int) -> dict[str, Any]:
     X, y = rows_of(size, dtype)
-    calls = {rival: solvers(X, y)[rival], "handed": handed_over(linear_regression.fit(X, y))}
+    calls = {
+        rival: solvers(X, y)[rival],
+        "fundl": lambda: linear_regression.fit(X, y).params,
+        "handed": handed_over(linear_regression.fit(X, y)),
+    }
     times = stopwatch.interleave(calls, repeats=repeats, progress=f"least squares {size}")
-    return row("least squares", size, dtype, aim, times["handed"].best, "the result", rival, times[rival].best)
+    return row("least squares", size, dtype, aim, times["handed"].best, "the result", times, rival)
 
 
 def gram(size: str, dtype: str, aim: float, repeats: int) -> dict[str, Any]:
@@ -176,23 +192,24 @@ def gram(size: str, dtype: str, aim: float, repeats: int) -> dict[str, Any]:
     def more() -> Any:
         return (y - X @ w) @ X, inverse_of_lower(L)
 
-    times = stopwatch.interleave({rival: solvers(X, y)[rival], "more": more}, repeats=repeats, progress=f"gram {size}")
+    calls = {rival: solvers(X, y)[rival], "fundl": lambda: linear_regression.fit(X, y).params, "more": more}
+    times = stopwatch.interleave(calls, repeats=repeats, progress=f"gram {size}")
     floor = times[rival].best + times["more"].best
-    return row("least squares", size, dtype, aim, floor, "itself, residual, inverse", rival, times[rival].best)
+    return row("least squares", size, dtype, aim, floor, "itself, residual, inverse", times, rival)
 
 
 def path(size: str, aim: float, repeats: int, penalties: int = 100) -> dict[str, Any]:
     from sklearn.linear_model import RidgeCV
 
     X, y = rows_of(size, "float64")
-    A = np.random.default_rng(0).normal(size=(X.shape[1], penalties))
+    A, l2 = np.random.default_rng(0).normal(size=(X.shape[1], penalties)), np.logspace(-3, 3, penalties)
     calls: dict[str, Call] = {
-        "RidgeCV": lambda: RidgeCV(np.logspace(-3, 3, penalties)).fit(X, y),
+        "sklearn RidgeCV": lambda: RidgeCV(l2).fit(X, y),
+        "fundl": lambda: linear_regression.ridge_path(X, y, l2),
         "products": lambda: (X @ A, X @ A),
     }
     times = stopwatch.interleave(calls, repeats=repeats, progress=f"path {size}")
-    floor = times["products"].best
-    return row("ridge path", size, "float64", aim, floor, "two products", "sklearn RidgeCV", times["RidgeCV"].best)
+    return row("ridge path", size, "float64", aim, times["products"].best, "two products", times, "sklearn RidgeCV")
 
 
 def main() -> None:
@@ -213,7 +230,7 @@ def main() -> None:
             rows.append(measure(repeats))
             print(stopwatch.table([tuple(rows[-1].values())], tuple(rows[-1])), flush=True)
     if args.json:
-        found = {"question": "what forbids more", "machine": stopwatch.machine(), "results": rows}
+        found = {"question": "where the aims stand", "machine": stopwatch.machine(), "results": rows}
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

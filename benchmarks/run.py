@@ -36,7 +36,7 @@ class Question:
 
 QUESTIONS = {
     "limits": Question("limits", "what this machine can do, and what measuring costs"),
-    "floors": Question("bench_floors", "what forbids a smaller ratio to a rival"),
+    "floors": Question("bench_floors", "the bare products of the plain methods, beside fundl and a rival"),
     "wrong_autodiff": Question("wrong_autodiff", "where jax.grad itself is wrong"),
     "losses": Question("bench_losses", "losses and activations: value with gradient, error, operations"),
     "accuracy": Question("bench_accuracy", "losses and activations: digits over the whole range, value and gradient"),

@@ -215,7 +215,9 @@ def test_a_floor_counts_no_more_products_than_there_are_directions():
 
 
 def test_a_floor_is_no_rival():
-    row = bench_floors.row("fit", "9x9", "float64", 0.1, 1.0, "a Hessian", "another", 2.0)
+    times = {"another": stopwatch.Timing(2.0, (2.0, 2.0)), "fundl": stopwatch.Timing(1.0, (1.0, 3.0))}
+    row = bench_floors.row("fit", "9x9", "float64", 0.1, 1.0, "a Hessian", times, "another")
+    assert row["fundl over rival"] == 1.0
     assert row["floor over rival"] == 0.5
     (found,) = records.records("floors", {"results": [row]})
     assert not found.solves
