@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import laws
 from catalogue import ROWS, Row
+from fundl import losses
 
 pytestmark = pytest.mark.large
 
@@ -139,3 +140,15 @@ def test_what_explicit_meshes_refuse_is_seen() -> None:
     job = Job("X^T X by hand", lambda X: X.T @ X, (np.ones((N, 2)),), (0,))
     with pytest.raises(Exception, match=r"(?i)sharding"):
         same_answers(job, AxisType.Explicit, eager=False)
+
+
+def test_labels_and_weights_that_a_program_closes_over_keep_their_split() -> None:
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Explicit,))
+    rng = np.random.default_rng(0)
+    X, y, w = rng.normal(size=(N, 3)), rng.integers(0, 5, N), np.arange(N) % 3.0
+    W = rng.normal(size=(3, 5))
+    right = losses.linear_cross_entropy(X, W, None, y, weights=w)
+    with jax.set_mesh(mesh):
+        X_, y_, w_ = (jax.device_put(v, NamedSharding(mesh, PartitionSpec("rows"))) for v in (X, y, w))
+        found = jax.jit(lambda X: losses.linear_cross_entropy(X, jnp.asarray(W), None, y_, weights=w_))(X_)
+    np.testing.assert_allclose(found, right, rtol=1e-5)

@@ -225,7 +225,7 @@ def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) 
     if y.dtype.itemsize < 4:
         y = y.astype(jnp.int32)  # the numbers 0..num_classes-1 may not fit int8
     if weights is not None:
-        y = jnp.where(weights == 0, jnp.zeros_like(y), y)
+        y = y * (weights != 0).astype(y.dtype)  # no zeros_like, which loses the sharding of a constant in a trace
     refuse_where(lambda v: (v < 0) | (v >= num_classes), name, y, f"must hold classes in 0..{num_classes - 1}")
     return y
 
