@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 import time
 import tomllib
 
@@ -222,3 +223,11 @@ def test_a_floor_is_no_rival():
     (found,) = records.records("floors", {"results": [row]})
     assert not found.solves
     assert not found.own
+
+
+def test_floors_leave_out_rivals_that_are_not_there(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    monkeypatch.setattr(sys, "argv", ["bench_floors", "--quick", "--json", str(tmp_path / "floors.json")])
+    bench_floors.main()
+    assert "left out: 100x5, for sklearn" in capsys.readouterr().out
+    assert json.loads((tmp_path / "floors.json").read_text())["results"] == []
