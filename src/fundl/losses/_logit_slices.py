@@ -54,14 +54,6 @@ def tile_count(length: int, size: int) -> int:
     return -(-length // size)
 
 
-def over_tiles(step: Any, first: Any, count: int) -> tuple[Any, Any]:
-    """`lax.scan` over the numbers of tiles. One tile is no loop, so that XLA makes its logits once for all who ask."""
-    if count > 1:
-        return lax.scan(step, first, jnp.arange(count))
-    last, out = step(first, jnp.zeros((), int))
-    return last, jax.tree.map(lambda v: jnp.expand_dims(v, 0), out)
-
-
 def start_of(length: int, size: int, index: Array) -> Array:
     return jnp.minimum(index * size, length - size)
 

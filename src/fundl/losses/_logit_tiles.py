@@ -2,7 +2,7 @@
 
 Three loops over tiles of `rows` examples by `columns` classes, each written by hand: `totals_of` (forward),
 `tangent_of` (the change of the totals when X, W, b and y change) and `cotangent_of` (its transpose: the backward).
-Each computes the tiles of logits anew; where all logits fit in one tile, XLA makes that once for forward and backward.
+Each computes the tiles of logits anew; a loop of one tile is none to XLA, which makes that once for all who ask.
 
 The totals per example are the largest logit m, s = sum of exp(z - m) without m's own 1, the cross-entropy
 ce = -sum_k y_k log p_k, and u = -mean_k log p_k for label smoothing; so logsumexp = m + log1p(s) and
@@ -31,7 +31,6 @@ from fundl.losses._logit_slices import (
     columns_of,
     join_rows,
     not_seen,
-    over_tiles,
     put,
     rows_of,
     rows_of_X,
@@ -78,9 +77,11 @@ def totals_of(plan: Plan, data: Data) -> Totals:
             return (M, s, a, tau, u), None
 
         first = (start - jnp.inf, start - 1, start, start if soft else None, start if plan.uniform else None)
-        return None, over_tiles(column_tile, first, tile_count(k, plan.columns))[0]
+        return None, lax.scan(column_tile, first, jnp.arange(tile_count(k, plan.columns)))[0]
 
-    m, s, a, tau, u = jax.tree.map(lambda v: join_rows(v, n), over_tiles(row_tile, None, tile_count(n, plan.rows))[1])
+    m, s, a, tau, u = jax.tree.map(
+        lambda v: join_rows(v, n), lax.scan(row_tile, None, jnp.arange(tile_count(n, plan.rows)))[1]
+    )
     if plan.column_axes:
         m, s, a, tau, u = _merge_shards(plan, k, m, s, a, tau, u)
     log_total = jnp.log1p(s)
@@ -103,9 +104,9 @@ def losses_of(plan: Plan, data: Data) -> Array:
             z, _, fresh = _logits(data, plan, x, j)
             return L + jnp.sum(entropy(z, _labels(data, plan, i, j, fresh)), axis=1), None
 
-        return None, over_tiles(column_tile, start, tile_count(k, plan.columns))[0]
+        return None, lax.scan(column_tile, start, jnp.arange(tile_count(k, plan.columns)))[0]
 
-    L = join_rows(over_tiles(row_tile, None, tile_count(n, plan.rows))[1], n)
+    L = join_rows(lax.scan(row_tile, None, jnp.arange(tile_count(n, plan.rows)))[1], n)
     return lax.psum(L, plan.column_axes) if plan.column_axes else L
 
 
@@ -162,9 +163,9 @@ def tangent_of(plan: Plan, data: Data, m: Array, s: Array, d: Tangents) -> tuple
 
         start = jnp.zeros(plan.rows, dtype) + zero
         first = (start, start, start if plan.uniform else None)
-        return None, over_tiles(column_tile, first, tile_count(k, plan.columns))[0]
+        return None, lax.scan(column_tile, first, jnp.arange(tile_count(k, plan.columns)))[0]
 
-    out = jax.tree.map(lambda v: join_rows(v, n), over_tiles(row_tile, None, tile_count(n, plan.rows))[1])
+    out = jax.tree.map(lambda v: join_rows(v, n), lax.scan(row_tile, None, jnp.arange(tile_count(n, plan.rows)))[1])
     ce, lse, mean = jax.tree.map(lambda v: lax.psum(v, plan.column_axes), out) if plan.column_axes else out
     return ce, lse, None if mean is None else lse - mean  # u = logsumexp - mean_k z_k
 
@@ -217,7 +218,7 @@ def cotangent_of(
             return (dX, dw, dbias, dy), None
 
         first = (dX, zeros(w, dW is not None, dtype), None if db is None else jnp.zeros(plan.columns, dtype) + zero, dy)
-        (dX, dw, dbias, dy), _ = over_tiles(row_tile, first, tile_count(n, plan.rows))
+        (dX, dw, dbias, dy), _ = lax.scan(row_tile, first, jnp.arange(tile_count(n, plan.rows)))
         return (dX, add_columns(dW, dw, plan, j), add_columns(db, dbias, plan, j), dy), None
 
     first = (
@@ -226,7 +227,7 @@ def cotangent_of(
         zeros(data.b, wanted[2], dtype),
         zeros(data.y, wanted[3], data.y.dtype),
     )
-    (dX, dW, db, dy), _ = over_tiles(column_tile, first, tile_count(k, plan.columns))
+    (dX, dW, db, dy), _ = lax.scan(column_tile, first, jnp.arange(tile_count(k, plan.columns)))
     if plan.column_axes and dX is not None:
         dX = lax.psum(dX, plan.column_axes)
     if plan.row_axes:
