@@ -22,6 +22,7 @@ __all__ = [
     "floats",
     "labels",
     "nonnegative",
+    "on_host",
     "option",
     "per_example_weights",
     "regression",
@@ -139,6 +140,11 @@ def concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def on_host(*arrays: Any) -> bool:
+    """True for concrete values that numpy sees without a copy: its own, and those on one CPU device."""
+    return all(x is None or isinstance(x, np.ndarray) or (concrete(x) and _on_cpu(x)) for x in arrays)
+
+
 def refuse_where(bad: Callable[[Array], Array], name: str, x: Array, why: str) -> None:
     """Raise ValueError for the first entry of a concrete `x` where `bad(x)`; traced values pass."""
     if not concrete(x):
@@ -175,14 +181,12 @@ def scalar(name: str, x: ArrayLike) -> Array:
 
 def nonnegative(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a penalty that is negative or NaN."""
-    x = option(name, x)
-    refuse_where(lambda v: ~(v >= 0), name, x, "must not be negative or NaN")
+    refuse_where(lambda v: ~(v >= 0), name, _at_hand(name, x), "must not be negative or NaN")
 
 
 def positive(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a threshold that is not above zero."""
-    x = option(name, x)
-    refuse_where(lambda v: ~(v > 0), name, x, "must be positive")
+    refuse_where(lambda v: ~(v > 0), name, _at_hand(name, x), "must be positive")
 
 
 def choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
@@ -245,6 +249,17 @@ def finite(name: str, x: Array, weights: Array | None = None) -> None:
         return not_finite & (weights != 0).reshape(weights.shape + (1,) * (v.ndim - weights.ndim))
 
     refuse_where(bad, name, x, "must be finite (give such rows weight 0 to leave them out)")
+
+
+def _at_hand(name: str, x: ArrayLike) -> Any:
+    """An option as numpy's where it can be: its comparisons take a hundredth of the time of eager ones of jax."""
+    x = option(name, x)
+    return np.asarray(x) if on_host(x) else x
+
+
+def _on_cpu(x: Array) -> bool:
+    devices = x.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def _describe(x: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fundl._threads import in_pieces, on_all, processors, product
+from fundl._threads import in_pieces, on_all, processors
 
 ENTRIES = 1 << 18  # of a block
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
@@ -128,35 +128,30 @@ def squares(
     left_out = (V, F, a) for h_i = s_i (a + sum_r ((x_i - c) V)_r^2 F_rm); where rounding leaves no 1 - h_i it is NaN.
     """
     (n, d), (m, _, k) = rows.X.shape, w.shape
-    W = np.ascontiguousarray(w.transpose(1, 0, 2)).reshape(d, m * k)
-    size = max(ENTRIES // 4 // (m * k + d), 64)
-
-    def part(given: list[slice]) -> np.ndarray:
-        total = np.zeros((2, m, k))
-        A, R, H = np.empty((size, d)), np.empty((size, m * k)), np.empty((size, m))
-        for at in given:
-            T = rows.Y[at] - rows.cy
-            r, h = R[: len(T)], H[: len(T)]
-            a = np.subtract(rows.X[at], rows.c, out=A[: len(T)])
-            if rows.s is not None:
-                root = np.sqrt(rows.s[at])[:, None]
-                a *= root
-                T *= root
-            r = product(a, W, r).reshape(-1, m, k)
-            np.subtract(T[:, None, :], r, out=r)
-            total[0] += np.einsum("nmk,nmk->mk", r, r)
-            if left_out is not None:
-                V, F, share = left_out
-                b = product(a, V)
-                b *= b
-                np.subtract(1 - share * (1.0 if rows.s is None else rows.s[at][:, None]), product(b, F, h), out=h)
+    V, F, share = left_out or (np.zeros((d, 0)), np.zeros((0, m)), 0.0)
+    # What is to be added is a column of the product: r = [a, T] [-w; 1] and 1 - h = [(a V)^2, 1 - s share] [-F; 1].
+    W = np.concatenate([-w.transpose(1, 0, 2).reshape(d, m * k), np.tile(np.eye(k), (1, m))])
+    F = np.concatenate([-F, np.ones((1, F.shape[1]))])
+    size = max(ENTRIES // 2 // (m * k + d), 256)
+    A, B, R, H = (np.empty((min(size, n), v)) for v in (d + k, len(F), m * k, F.shape[1]))
+    rss, loo = np.zeros((m, k)), np.zeros((m, k))
+    for at in (slice(i, min(i + size, n)) for i in range(0, n, size)):
+        a, b, r, h = (v[: at.stop - at.start] for v in (A, B, R, H))
+        np.subtract(rows.X[at], rows.c, out=a[:, :d])
+        np.subtract(rows.Y[at], rows.cy, out=a[:, d:])
+        if rows.s is not None:
+            a *= np.sqrt(rows.s[at])[:, None]
+        r = np.matmul(a, W, out=r).reshape(-1, m, k)
+        rss += np.einsum("nmk,nmk->mk", r, r)
+        if left_out is not None:
+            np.matmul(a[:, :d], V, out=b[:, :-1])
+            b *= b
+            b[:, -1] = 1 - share * (1.0 if rows.s is None else rows.s[at])
+            np.matmul(b, F, out=h)
+            if h.min() < ALONE:
                 h[h < ALONE] = np.nan
-                r /= h[:, :, None]
-                total[1] += np.einsum("nmk,nmk->mk", r, r)
-        return total
-
-    given = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-    rss, loo = shared(part, given, threads=n * d * m * k >= 64 * WORTH_IT)
+            r /= h[:, :, None]
+            loo += np.einsum("nmk,nmk->mk", r, r)
     return rss, loo
 
 

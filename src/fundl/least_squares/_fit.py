@@ -12,7 +12,7 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _constant, _exact, _plain, _spectral
-from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
 METHODS = ("auto", "exact")
@@ -38,7 +38,7 @@ def fit(
     penalty = penalty_of(l2, X.dtype)
     Y = y if y.ndim == 2 else y[:, None]
     intercept, single = bool(intercept), y.ndim == 1
-    if not on_host(X, Y, penalty, weights):
+    if not _check.on_host(X, Y, penalty, weights):
         refuse_not_finite(X, y, weights)
         return _jitted(X, Y, penalty, weights, intercept, single)
     # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.

@@ -11,7 +11,7 @@ from fundl import _check
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _inputs
 from fundl.least_squares._exact import mm
-from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._student import quantile
 from fundl.least_squares._words import namespace
 
@@ -90,10 +90,10 @@ def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: A
     if more:
         if more[0].shape[1] != X.shape[1]:
             raise ValueError(f"X_new must have the {X.shape[1]} columns of X; got shape {more[0].shape}.")
-        X_new = np.asarray(more[0], X.dtype) if on_host(more[0]) else more[0].astype(held(X.dtype))
+        X_new = np.asarray(more[0], X.dtype) if _check.on_host(more[0]) else more[0].astype(held(X.dtype))
         more = (X_new, *more[1:])
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
-    if not on_host(X, Y, penalty, weights, *more[:1]):
+    if not _check.on_host(X, Y, penalty, weights, *more[:1]):
         return _jitted(f, X, Y, penalty, weights, intercept, single, *more)
     wide_X, wide_Y, wide_l2, s, *new = to_host(X, Y, penalty, weights, *more[:1])
     with np.errstate(all="ignore"):

@@ -28,7 +28,7 @@ def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, 
     So float64 data keep their digits whatever jax_enable_x64 says: only what is returned is rounded to `held`.
     """
     X, y = as_array("X", X), as_array("y", y)
-    if np.dtype(np.float64) in (X.dtype, y.dtype) and on_host(X, y):
+    if np.dtype(np.float64) in (X.dtype, y.dtype) and _check.on_host(X, y):
         X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     _check.rank("X", X, 2, shape="(n, d), one row for each example; X.reshape(-1, 1) for one column")
     _check.rank("y", y, 1, 2, shape="(n,), or (n, k) for k targets")
@@ -38,16 +38,16 @@ def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, 
     if weights is not None:
         w = as_array("weights", weights)
         # A look through numpy compiles nothing; what it finds is said by the check that all fits share.
-        if not (w.shape == X.shape[:1] and on_host(w) and _good(np.asarray(w))):
+        if not (w.shape == X.shape[:1] and _check.on_host(w) and _good(np.asarray(w))):
             _check.per_example_weights(w, X.shape[:1], held(X.dtype))
-        weights = np.asarray(w, X.dtype) if on_host(w) else w.astype(held(X.dtype))
+        weights = np.asarray(w, X.dtype) if _check.on_host(w) else w.astype(held(X.dtype))
     return X, y, weights
 
 
 def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
     """Refuse concrete NaN and infinities in rows whose weight is not 0."""
     for name, v in (("X", X), ("y", y)):
-        if not (on_host(v) and np.isfinite(np.asarray(v)).all()):
+        if not (_check.on_host(v) and np.isfinite(np.asarray(v)).all()):
             _check.finite(name, jnp.asarray(v), None if weights is None else jnp.asarray(weights))
 
 
@@ -74,11 +74,6 @@ def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
     return penalty.astype(held(dtype))
 
 
-def on_host(*arrays: Any) -> bool:
-    """True for concrete values that numpy sees without a copy: its own, and those on one CPU device."""
-    return all(x is None or isinstance(x, np.ndarray) or (_check.concrete(x) and _on_cpu(x)) for x in arrays)
-
-
 def to_host(*arrays: Array | None) -> list[Any]:
     """The same as numpy's float64."""
     return [None if x is None else np.asarray(x, np.float64) for x in arrays]
@@ -99,11 +94,6 @@ def _cut(vector: Array, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list
     ends = np.cumsum([int(np.prod(shape)) for shape, _ in shapes])
     starts = [0, *ends[:-1]]
     return [vector[i:j].reshape(shape).astype(dtype) for i, j, (shape, dtype) in zip(starts, ends, shapes, strict=True)]
-
-
-def _on_cpu(x: Array) -> bool:
-    devices = x.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def _good(w: np.ndarray) -> bool:

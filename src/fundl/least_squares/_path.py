@@ -13,7 +13,7 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
-from fundl.least_squares._inputs import held, on_host, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, refuse_not_finite, shaped, to_device, to_host
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +60,7 @@ def ridge_path(
     _check.rank("l2", penalties, 1, shape="(m,), one for each fit")
     _check.nonempty("l2", penalties)
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
-    if not on_host(X, Y, penalties, weights):
+    if not _check.on_host(X, Y, penalties, weights):
         return _traced(X, Y, penalties, weights, bool(intercept), single)
     with np.errstate(all="ignore"):
         wide_l2, s = to_host(penalties, weights)

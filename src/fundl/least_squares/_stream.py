@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fundl import _check
 from fundl._result import Fit
 from fundl._types import ArrayLike
 from fundl.least_squares import _exact
 from fundl.least_squares._exact import Moments
 from fundl.least_squares._fit import narrowed, package
-from fundl.least_squares._inputs import held, on_host, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace, product, sum_words, two_sum
 
 
@@ -53,7 +54,7 @@ def update(
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
     Y: Any = y if y.ndim == 2 else y[:, None]
-    host = on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
+    host = _check.on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
     arrays: Any = to_host(X, Y, weights) if host else [None if v is None else jnp.asarray(v) for v in (X, Y, weights)]
     dtype = str(X.dtype if host else arrays[0].dtype)
     if state is None:
@@ -103,7 +104,7 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
         "intercept": state.intercept,
         "eps": float(jnp.finfo(dtype).eps),
     }
-    if isinstance(M.m, np.ndarray) and on_host(penalty):
+    if isinstance(M.m, np.ndarray) and _check.on_host(penalty):
         wide_l2 = to_host(penalty)[0]
         with np.errstate(all="ignore"):
             found = _exact.solve(M, wide_l2, **options)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fundl import _check
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Linear
 from fundl.newton import _conjugate, _passes, _sampled, _working_set
@@ -151,8 +152,7 @@ def _on_host(x: Any) -> N | None:
         return x if x.dtype.kind in "fiub" else None
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.dtype.name not in _PLAIN:
         return None
-    devices = x.devices()
-    return np.asarray(x) if len(devices) == 1 and next(iter(devices)).platform == "cpu" else None
+    return np.asarray(x) if _check.on_host(x) else None
 
 
 _PLAIN = ("float64", "float32", "int64", "int32", "int8", "uint8", "bool")

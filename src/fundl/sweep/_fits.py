@@ -9,7 +9,7 @@ import numpy as np
 from fundl import _check, least_squares, logistic_regression, softmax_regression
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
-from fundl.least_squares._inputs import on_host, to_device
+from fundl.least_squares._inputs import to_device
 from fundl.least_squares._words import namespace
 from fundl.sweep import _concrete_program, _linear, _program, _singly
 from fundl.sweep._ends import Ends, in_float64
@@ -181,7 +181,7 @@ def _convex(
         return _program.solve(data, limit.astype(data.X.dtype), max_steps, **static)
 
     concrete = all(_check.concrete(v) for v in (*jax.tree.leaves(data), limit, max_steps))
-    in_numpy = concrete and one_device and on_host(*jax.tree.leaves(data))
+    in_numpy = concrete and one_device and _check.on_host(*jax.tree.leaves(data))
     narrow = X.dtype.itemsize < 8 and concrete
     ends, whole = in_float64(solve, data, link) if narrow else solve(data)
     return _packed(data, ends, whole, "logistic" if link == "sigmoid" else "softmax", shape)
@@ -223,4 +223,4 @@ def _packed(data: Given, ends: Ends, whole: Ends, kind: str, shape: tuple[int, i
     )
     if any(isinstance(v, np.ndarray) for v in jax.tree.leaves(ends)):
         return to_device(result, data.X.dtype)
-    return result
+    return jax.tree.map(jnp.asarray, result)

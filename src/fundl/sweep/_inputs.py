@@ -8,6 +8,7 @@ import numpy as np
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
+from fundl.least_squares._words import namespace
 
 
 class Given(NamedTuple):
@@ -29,10 +30,11 @@ def given(
     penalties = []
     for name, value in (("l2", l2), ("l1", l1)):
         _check.nonnegative(name, value)
-        v = _check.array(name, value).astype(X.dtype)
+        penalty = _check.array(name, value)
+        v: Any = np.asarray(penalty, X.dtype) if _check.on_host(penalty) else penalty.astype(X.dtype)
         _check.rank(name, v, 0, 1, shape="(m,), the penalties, or () for one")
         _check.nonempty(name, v)
-        penalties.append(jnp.atleast_1d(v))
+        penalties.append(v.reshape(-1))
     m = max(p.shape[0] for p in penalties)
     if any(p.shape[0] not in (1, m) for p in penalties):
         raise ValueError(
@@ -40,7 +42,7 @@ def given(
             f"{penalties[0].shape} and {penalties[1].shape}. For all pairs: jnp.meshgrid, then reshape(-1)."
         )
     sparse = not (_check.concrete(l1) and not np.any(np.asarray(l1)))
-    wide = [jnp.broadcast_to(p, (m,)) for p in penalties]
+    wide = [namespace(p).broadcast_to(p, (m,)) for p in penalties]
     s = _weights(weights, n, X.dtype)
     held = None if folds is None else _held(folds, n)
     if held is not None:
@@ -66,10 +68,10 @@ def _refused(primals: Any, tangents: Any) -> Any:
     )
 
 
-def _weights(weights: ArrayLike | None, n: int, dtype: Any) -> Array:
+def _weights(weights: ArrayLike | None, n: int, dtype: Any) -> Any:
     """(r, n); ones (1, n) where none are given."""
     if weights is None:
-        return jnp.ones((1, n), dtype)
+        return np.ones((1, n), dtype)
     s = _check.array("weights", weights)
     if s.ndim not in (1, 2) or s.shape[-1] != n or s.size == 0:
         raise ValueError(

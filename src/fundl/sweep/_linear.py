@@ -10,7 +10,6 @@ import numpy as np
 from fundl import _check, least_squares
 from fundl._result import Status
 from fundl._types import Array
-from fundl.least_squares._inputs import on_host
 from fundl.least_squares._words import ceil_power_of_two
 from fundl.sweep import _ridge
 from fundl.sweep._ends import Ends, clean, in_float64, lanes, rows_of, scores
@@ -22,13 +21,13 @@ def solve(given: Given, *, intercept: bool, leave_one_out: bool) -> tuple[Ends, 
     static = {"intercept": intercept, "leave_one_out": leave_one_out}
     if given.X.dtype.itemsize < 8 and all(_check.concrete(v) for v in jax.tree.leaves(given)):
         return in_float64(lambda wide: solve(wide, **static), given, "linear")
-    if not on_host(*jax.tree.leaves(given)):
+    if not _check.on_host(*jax.tree.leaves(given)):
         return _program(given, **static)
     ends, whole = _on_the_host(jax.tree.map(np.asarray, given), **static)
     bad = ends.code != int(Status.converged)
     if bad.any() or np.any(whole.code != int(Status.converged)):
         ends, whole = _program(given, **static)
-    if leave_one_out:
+    if leave_one_out and (bad | np.isnan(ends.loss)).any():
         ends = ends._replace(loss=_left_out(given, intercept, np.array(ends.loss), bad))
     return ends, whole
 
