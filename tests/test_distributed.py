@@ -12,6 +12,8 @@ import pytest
 
 from fundl import linear_regression, logistic_regression
 
+pytestmark = pytest.mark.large
+
 SECONDS = 240  # after which both are killed
 
 WORKER = """
@@ -65,7 +67,8 @@ def free_port() -> int:
 def two_processes(code: str, *arguments: str) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of both; one device each, and killed (they may ignore SIGTERM) when time is up."""
     port = str(free_port())
-    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"XLA_FLAGS": ""}
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
     source = str(Path(linear_regression.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     workers = [

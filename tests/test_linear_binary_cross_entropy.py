@@ -40,6 +40,7 @@ def close(found, expected, rtol=1e-12):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b), initial=1e-300))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("tile", [(1, 1), (22, 17), (22, 5), (11, 17), (2, 16), (100, 100), None], ids=str)
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_every_tiling_is_the_definition(softcap, tile):
