@@ -5,12 +5,16 @@
 Exit status 1 when, in a case that both measured, fundl
 - is slower by 15 percent and by more than the noise: half a millisecond, and three times the spread of the rounds;
 - takes more memory or operations than before by the account of the compiled program, which has no noise;
-- has lost half a digit, makes an error ten times as large, or catches fewer of the wrong rules.
+- has lost half a digit, makes an error ten times as large, or ends at a loss 1 percent larger;
+- catches or explains fewer of the wrong rules, or accuses more of the right ones;
+- has no number, or NaN, where it had one.
+Rows and questions that only the first has are named, and are no loss. Exit status 2 when there is nothing to compare.
 A machine that is slower in the second run slows the rivals too: times are divided by the rivals' median slowdown,
 where that is above 1. Counts are comparable only between equal versions of jax; where they differ, that is said.
 """
 
 import argparse
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -19,9 +23,14 @@ from typing import Any
 from benchmarks import records, stopwatch
 
 SLOWER, MARGIN = 1.15, 0.5e-3  # as a ratio, and in seconds
-LOST = {"digits": 0.5, "all": 0.0}  # more than this
-FLOOR = {"error": 1e-12, "reached": 1e-10}  # an error below this is no loss, however much it grew
-GROWN = 10.0
+LOST = {  # more than this
+    "digits": 0.5, "all": 0.0, **dict.fromkeys(records.NAMED, 1.0), **dict.fromkeys(records.TRUE, 0.0),
+}  # fmt: skip
+GROWN = {  # this many times, and above the second: below it nothing is lost, however much it grew
+    "error": (10.0, 1e-12), "difference": (10.0, 1e-12), "reached": (10.0, 1e-10),
+    "value": (10.0, 1.0), "gradient": (10.0, 1.0),  # in units of the last place
+    "loss": (1.01, 0.0), "false alarms": (1.0, 0.0),
+}  # fmt: skip
 
 Rows = dict[tuple[str, str], records.Record]
 
@@ -37,8 +46,10 @@ def slowdown(base: Rows, head: Rows) -> float:
 
 
 def slower(base: records.Record, head: records.Record, machine: float = 1.0) -> str:
-    if base.seconds is None or head.seconds is None:
+    if base.seconds is None:
         return ""
+    if head.seconds is None:
+        return f"the time is missing or NaN, was {1e3 * base.seconds:.3g} ms"
     now = head.seconds / machine
     noise = 3 * max(base.spread * base.seconds, head.spread * now)
     if now > SLOWER * base.seconds and now - base.seconds > max(MARGIN, noise):
@@ -55,12 +66,13 @@ def counts(base: records.Record, head: records.Record) -> list[str]:
 
 def accuracy(base: records.Record, head: records.Record) -> list[str]:
     found = []
-    for k in base.numbers.keys() & head.numbers.keys():
-        old, new = base.numbers[k], head.numbers[k]
-        if (k in LOST and old - new > LOST[k]) or (k in FLOOR and new > max(GROWN * old, FLOOR[k])):
+    for k, old in base.numbers.items():
+        new = head.numbers.get(k, math.nan)
+        times, floor = GROWN.get(k, (1.0, math.inf))
+        if math.isnan(new) and not math.isnan(old):
+            found.append(f"{k} is missing or NaN, was {old:.3g}")
+        elif old - new > LOST.get(k, math.inf) or new > max(times * old, floor):
             found.append(f"less accurate: {k} {old:.3g} -> {new:.3g}")
-        if k in FLOOR and new != new and old == old:
-            found.append(f"less accurate: {k} is NaN now")
     return found
 
 
@@ -98,7 +110,10 @@ def main(argv: list[str] | None = None) -> int:
     if not (given.base.is_dir() or given.head.is_dir()):  # two files are one question, whatever their names
         head = dict(zip(base, head.values(), strict=True))
     lost, compared, rows = [], 0, []
-    for question in base.keys() & head.keys():
+    for question in base:
+        if question not in head:
+            print(f"note: {question}: not measured in the second")
+            continue
         worse, notes, count = compare(question, base[question], head[question])
         lost += worse
         compared += count

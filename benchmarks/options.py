@@ -47,9 +47,10 @@ def sizes(
 
 def _has(size: str, dimensions: Sequence[int]) -> bool:
     try:
-        return len(shape(size)) in dimensions
-    except ValueError:
+        found = shape(size)
+    except (ValueError, OverflowError):  # abc, inf
         return False
+    return len(found) in dimensions and min(found) > 0
 
 
 def wanted(given: argparse.Namespace, rival: str) -> bool:

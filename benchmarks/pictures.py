@@ -78,7 +78,7 @@ def _reached(axis: Any, mine: list[records.Record], style: dict[str, Any]) -> No
 def _digits(row: records.Record) -> float | None:
     if "digits" in row.numbers:
         return row.numbers["digits"]
-    lost = next((row.numbers[k] for k in records.LOWER if k in row.numbers), None)
+    lost = next((row.numbers[k] for k in ("error", "reached") if k in row.numbers), None)
     return None if lost is None or lost != lost else -math.log10(min(max(lost, 1e-17), 1e3))
 
 

@@ -26,33 +26,53 @@ PACKAGE = "benchmarks."
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A module, what it asks, and how its quick form is called; its results file has the question's name."""
+    """A module, what it asks, and how its quick form is called; its results file has the question's name.
+
+    `choice`: are its rivals those that --rivals names? If not, it says so and measures all that it has.
+    """
 
     module: str
     about: str
     quick: tuple[str, ...] = ("--quick",)
     full: tuple[str, ...] = ()
+    choice: bool = True
 
 
 QUESTIONS = {
-    "limits": Question("limits", "what this machine can do, and what measuring costs"),
-    "floors": Question("bench_floors", "the bare products of the plain methods, beside fundl and a rival"),
-    "wrong_autodiff": Question("wrong_autodiff", "where jax.grad itself is wrong"),
+    "limits": Question("limits", "what this machine can do, and what measuring costs", choice=False),
+    "floors": Question(
+        "bench_floors", "the bare products of the plain methods, beside fundl and a rival", choice=False
+    ),
+    "wrong_autodiff": Question("wrong_autodiff", "where jax.grad itself is wrong", choice=False),
     "losses": Question("bench_losses", "losses and activations: value with gradient, error, operations"),
     "accuracy": Question("bench_accuracy", "losses and activations: digits over the whole range, value and gradient"),
     "mlp": Question("bench_mlp", "a training step, and its gradient by hand against jax.grad"),
     "least_squares": Question("bench_least_squares", "least squares: time and digits"),
     "logistic_regression": Question("bench_logistic_regression", "logistic and softmax fits, all to the same optimum"),
-    "sweep": Question("bench_sweep", "many fits in one program"),
+    "sweep": Question("bench_sweep", "many fits in one program", choice=False),
     "l1_paths": Question("bench_l1_paths", "sparse logistic regression along a path of penalties"),
     "linear_cross_entropy": Question("bench_linear_cross_entropy", "the fused cross-entropy: time, memory, error"),
-    "startup": Question("bench_startup", "imports, the first result, compilation, small calls"),
+    "startup": Question("bench_startup", "imports, the first result, compilation, small calls", choice=False),
     "growth": Question("bench_growth", "how cost grows with size"),
     "examiner": Question(
         "bench_examiner", "wrong gradients caught, right ones accused",
-        ("--quick", "--parts", "mse", "--skip", "differences,float32"), ("--jobs", "2"),
+        ("--quick", "--parts", "mse", "--skip", "differences,float32"), ("--jobs", "2"), choice=False,
     ),
 }  # fmt: skip
+
+
+def unknown_rivals(words: list[str], names: list[str]) -> str:
+    """What is wrong with --rivals: a word that no rival's name holds in the tracked results of these questions."""
+    asked = {name for name in names if QUESTIONS[name].choice}
+    paths = [path for name in asked if (path := records.RESULTS / f"{name}.json").exists()]
+    tracked = {name: found for path in sorted(paths) for name, found in records.read(path).items()}
+    if not asked or asked - tracked.keys():  # none can be chosen, or not all that there are can be known
+        return ""
+    there = dict.fromkeys(r.name for name, found in tracked.items() for r in records.records(name, found) if not r.own)
+    left_out = [text for found in tracked.values() for text in found.get("missing", [])]
+    known = "\n".join([*there, *left_out]).lower()
+    unknown = [word for word in words if word.lower() not in known]
+    return f"no rival {', '.join(unknown)}; there are: {'; '.join(there)}" if unknown else ""
 
 
 def command(question: Question, given: argparse.Namespace, results: Path) -> list[str]:
@@ -122,7 +142,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     found.add_argument("--only", metavar="NAME[,NAME]", default="", help="only these questions")
     found.add_argument("--size", default="", help="only these sizes, with commas between; others are left out")
     found.add_argument("--rivals", default="", help="only rivals whose name holds one of these words")
-    found.add_argument("--threads", type=int, help="hold every library to as many cores (default: all there are)")
+    found.add_argument("--threads", metavar="N", type=int, choices=range(1, stopwatch.cores() + 1),
+                       help="hold every library to as many cores (default: all there are)")  # fmt: skip
     found.add_argument("--json", metavar="FOLDER", type=Path, help="keep the results here, one file a question")
     found.add_argument("--csv", metavar="FILE", type=Path, help="write every row of the results as one table")
     found.add_argument("--pictures", metavar="FOLDER", type=Path, help="draw one picture a question (matplotlib)")
@@ -145,14 +166,23 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [n for n in names if n not in QUESTIONS]:
         print(f"no question {', '.join(unknown)}; there are: {', '.join(QUESTIONS)}", file=sys.stderr)
         return 2
+    if wrong := unknown_rivals([word for word in given.rivals.split(",") if word], names):
+        print(wrong, file=sys.stderr)
+        return 2
+    for folder in filter(None, (given.json, given.pictures, given.csv and given.csv.parent)):
+        try:  # now, and not after hours of measuring
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            print(f"a folder is wanted at {folder}: {why}", file=sys.stderr)
+            return 2
     environment, ends, rows = pin(given.threads), {}, []
     threads = environment["OMP_NUM_THREADS"]
     print(f"{stopwatch.processor()}, {stopwatch.cores()} cores, libraries held to {threads} threads")
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
-        print(f"The machine is busy, load {load:.1f}: ratios to rivals suffer, small sizes most. --threads 1 helps.")
+        advice = "" if threads == "1" else " --threads 1 helps."
+        print(f"The machine is busy, load {load:.1f}: ratios to rivals suffer, small sizes most.{advice}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.json or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
         for i, name in enumerate(names, 1):
             print(f"[{i}/{len(names)}] {name}: {QUESTIONS[name].about} ...", flush=True)
             start = time.perf_counter()
@@ -160,6 +190,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"[{i}/{len(names)}] {name}: {ends[name]}, {time.perf_counter() - start:.0f} s", flush=True)
             if ends[name] == "done":
                 rows += records.records(name, records.read(folder / f"{name}.json")[name])
+    if set(ends.values()) == {"left out"}:
+        print(f"nothing measured: no question has the size {given.size}", file=sys.stderr)
+        return 2
     print(f"\n{summary(rows)}")
     if given.csv:
         write_csv(given.csv, rows)

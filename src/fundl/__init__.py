@@ -1,4 +1,4 @@
-"""fundl: the functional fundamentals of deep learning in JAX, with every gradient derived by hand and proven.
+"""fundl: the functional fundamentals of deep learning in JAX, with every gradient derived by hand and examined.
 
 Import the modules: `from fundl import losses, linear_regression, verify`. They load when they are first used, so that
 `import fundl` is quick and starts no device.
