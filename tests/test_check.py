@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 import laws
-from fundl import _check, linear_regression, logistic_regression, losses, softmax_regression
+from fundl import (
+    _check,
+    activations,
+    linear_regression,
+    logistic_regression,
+    losses,
+    norms,
+    softmax_regression,
+    sweep,
+)  # fmt: skip
 
 F16, BF16, F32, F64 = (jnp.zeros(1, t) for t in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 INTEGERS = jnp.zeros(1, jnp.int32)
@@ -54,6 +63,41 @@ def test_what_is_no_real_number(x: Any, words: str) -> None:
 def test_text_that_looks_like_a_number_is_text() -> None:
     assert "must hold real numbers" in laws.refusal(lambda: _check.array("x", "1.5"))
     assert "must hold real numbers" in laws.refusal(lambda: _check.array("x", ["1.5"]))
+
+
+X, Y = np.arange(8.0).reshape(4, 2), np.array([0, 1, 0, 1])
+REFUSED = [
+    (lambda: activations.gelu(X, approximate="none"), "approximate must be True or False; got 'none'."),
+    (lambda: activations.gelu_backward(X, X, approximate="tanh"), "approximate must be True or False; got 'tanh'."),
+    (lambda: activations.elu(X, alpha=[1.0, 2.0]), "alpha must be one number, shape (); got shape (2,)."),
+    (lambda: activations.leaky_relu(X, negative_slope="x"), "negative_slope must hold real numbers; got str 'x'."),
+    (lambda: activations.softmax(X, axis=(0, 1)), "axis must be one whole number; got (0, 1)."),
+    (lambda: norms.l2(X, axis=1.0), "axis must be a whole number, a tuple of them, or None for all; got 1.0."),
+    (lambda: losses.cross_entropy_with_logits(X, Y, label_smoothing=np.nan), "label_smoothing must be a share in"),
+    (lambda: losses.linear_cross_entropy(X, X.T, None, Y, softcap=np.inf), "softcap must be finite; got inf."),
+    (lambda: logistic_regression.fit(X, Y, l2=1.0, intercept="no"), "intercept must be True or False; got 'no'."),
+    (lambda: softmax_regression.fit(X, Y, l2=1.0, intercept=None), "intercept must be True or False; got None."),
+    (lambda: linear_regression.fit(X, Y, intercept="no"), "intercept must be True or False; got 'no'."),
+    (lambda: sweep.linear(X, Y, l2=1.0, intercept="no"), "intercept must be True or False; got 'no'."),
+    (lambda: logistic_regression.fit(X, Y, l2=1.0, max_steps=1.5), "max_steps must be a whole number, at least 1;"),
+    (lambda: sweep.logistic(X, Y, l2=1.0, max_steps=0), "max_steps must be a whole number, at least 1; got 0."),
+    (lambda: softmax_regression.fit(X, Y, num_classes=2.5), "num_classes must be a whole number, at least 1; got 2.5."),
+]
+
+
+def test_arrays_of_numpy_that_jax_would_read_otherwise() -> None:
+    masked = np.ma.masked_greater(X, 5)
+    for fit in (linear_regression.fit, logistic_regression.fit, softmax_regression.fit):
+        with pytest.raises(TypeError, match="X is a masked array"):
+            fit(masked, Y, l2=1.0)
+        right = fit(X, Y, l2=1.0).params.w
+        for same in (X.view(np.matrix), X.astype(">f8"), np.ma.masked_greater(X, 50)):
+            np.testing.assert_allclose(fit(same, Y, l2=1.0).params.w, right, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("call", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_options_that_are_none(call: Any, words: str) -> None:
+    assert words in laws.refusal(call)
 
 
 def test_same_shape_names_both_and_the_fix() -> None:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fundl import linear_regression as linear
 from fundl import logistic_regression as lr
+from fundl import softmax_regression as sr
 
 pytestmark = pytest.mark.large
 
@@ -27,6 +29,30 @@ def test_influence_of_a_row_is_the_derivative_in_its_weight():
     i = int(np.argmax(np.abs(closed[0])))
     moved = lr.fit(X, Y, weights=np.arange(80) != i, l2=0.5).params.w - params.w
     np.testing.assert_allclose(moved, -closed[:5, i], atol=0.3 * np.abs(moved).max())
+
+
+@pytest.mark.parametrize("kind", ["logistic", "logistic l1", "softmax", "ridge path", "least squares"])
+def test_the_derivative_in_a_weight_of_0_is_that_of_adding_the_row(kind: str):
+    classes = (Y + (X[:, 2] > 0)).astype(int)
+    fits = {
+        "logistic": lambda s, X: lr.fit(X, Y, weights=s, l2=0.5).params.w,
+        "logistic l1": lambda s, X: lr.fit(X, Y, weights=s, l2=0.5, l1=1.0).params.w,
+        "softmax": lambda s, X: sr.fit(X, classes, weights=s, l2=0.5, num_classes=3).params.w,
+        "ridge path": lambda s, X: linear.ridge_path(X, Y, jnp.asarray([0.5]), weights=s).params.w,
+        "least squares": lambda s, X: linear.fit(X, Y, weights=s, l2=0.5).params.w,
+    }
+    s, step = np.ones(80), 1e-5 * np.eye(80)[7]
+    s[7] = 0
+    derivative = jax.jacfwd(fits[kind])
+    found = derivative(jnp.asarray(s), X)
+    one_sided = (4 * fits[kind](s + step, X) - fits[kind](s + 2 * step, X) - 3 * fits[kind](s, X)) / 2e-5
+    np.testing.assert_allclose(found[..., 7], one_sided, rtol=1e-6, atol=1e-8)
+    assert np.abs(found[..., 7]).max() > 1e-4
+    unusable = X.copy()
+    unusable[7, 0] = np.nan  # no row to add: nothing else changes
+    np.testing.assert_allclose(
+        np.delete(derivative(jnp.asarray(s), unusable), 7, -1), np.delete(found, 7, -1), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_the_gradient_of_the_validation_loss_tunes_the_penalty():

@@ -7,6 +7,7 @@ import pytest
 
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
+from fundl import sweep
 
 pytestmark = pytest.mark.large
 
@@ -188,6 +189,38 @@ def test_refusals(call, error, message):
     X, y, _ = data()
     with pytest.raises(error, match=message):
         call(X, y)
+
+
+def test_what_rounding_leaves_of_the_degrees_of_freedom_is_no_divisor():
+    X, y = np.array([[1e4, 1.0], [3e3, 2e4]]), np.array([1.0, 1.5])
+    found = lr.ridge_path(X, y, [1e-8, 1e8], intercept=False)
+    penalty = X.T @ X + 1e8 * np.eye(2)
+    rest = np.eye(2) - X @ np.linalg.solve(penalty, X.T)
+    np.testing.assert_allclose(found.generalised[1], 2 * np.sum((rest @ y) ** 2) / np.trace(rest) ** 2, rtol=1e-10)
+    assert np.isnan(found.generalised[0])
+    traced = jax.jit(lambda l2: lr.ridge_path(X, y, l2, intercept=False).generalised)(jnp.asarray([1e-8, 1e8]))
+    np.testing.assert_allclose(traced, found.generalised, rtol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [1e5 / 3, -1e15 / 3, 3.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_column_that_does_not_vary_changes_no_path(constant, weighted):
+    """The rounding of its mean was taken for a direction of the data."""
+    rng = np.random.default_rng(0)
+    x, y, l2 = rng.normal(size=12), rng.normal(size=12), np.array([0.0, 1e-30, 1e-3, 1.0])
+    X, s = np.stack([np.full(12, constant), x], 1), None
+    if weighted:
+        s = rng.uniform(size=12)
+        s[3], X[3, 0] = 0, 7.0
+    right = lr.ridge_path(x[:, None], y, l2, weights=s)
+    penalised = jax.jit(lambda X: lr.ridge_path(X, y, jnp.asarray(l2[2:]), weights=s))(X)
+    for path, kept in ((lr.ridge_path(X, y, l2, weights=s), slice(None)), (penalised, slice(2, None))):
+        for name in ("degrees_of_freedom", "leave_one_out", "generalised"):
+            np.testing.assert_allclose(getattr(path, name), getattr(right, name)[kept], rtol=1e-10)
+        np.testing.assert_allclose(path.params.b, right.params.b[kept], rtol=1e-10)
+    swept = sweep.linear(X, y, l2=l2, weights=s, leave_one_out=True).scores
+    assert swept is not None
+    np.testing.assert_allclose(swept.loss[:, 0, 0], right.leave_one_out, rtol=1e-10)
 
 
 def test_a_path_over_columns_that_say_nothing():

@@ -142,8 +142,8 @@ def test_refusals_name_the_argument():
         linear_binary_cross_entropy(X, W, b, 2 * y)
     with pytest.raises(ValueError, match="W has 4 rows"):
         linear_binary_cross_entropy(X, W[:4], b, y)
-    for tile in ((0, 4), 5, (1, 2, 3)):
-        with pytest.raises(ValueError, match="tile must be two positive numbers"):
+    for tile in ((0, 4), 5, (1, 2, 3), (2.0, 2)):
+        with pytest.raises(ValueError, match="tile must be two positive whole numbers"):
             linear_binary_cross_entropy(X, W, b, y, tile=tile)
     with pytest.raises(ValueError, match="dJ must have the shape of J"):
         backward(1.0, X, W, b, y, reduction="none")

@@ -88,6 +88,21 @@ def test_weight_0_removes_the_example_whatever_it_holds(row: Row, bad: float) ->
 
 
 @plain
+def test_the_derivative_in_a_weight_of_0_is_the_loss_of_its_example(row: Row) -> None:
+    inputs = laws.draw(row)
+    each = row.forward(*inputs, reduction="none", **row.options)
+    w = jnp.asarray(WEIGHTS)  # WEIGHTS[1] is 0
+    found = jax.grad(lambda w: row.forward(*inputs, weights=w, reduction="sum", **row.options))(w)
+    laws.assert_near(found, each)
+    bad = [np.array(v) for v in inputs]
+    for v in bad:
+        v[1] = np.nan if v.dtype.kind == "f" else -7
+    found = jax.grad(lambda w: row.forward(*bad, weights=w, reduction="sum", **row.options))(w)
+    laws.assert_near(np.delete(found, 1), np.delete(np.asarray(each), 1))
+    assert np.isfinite(found[1])
+
+
+@plain
 def test_all_weights_0_give_0(row: Row) -> None:
     inputs = laws.draw(row)
     nothing = np.zeros(5)

@@ -142,6 +142,28 @@ def test_what_explicit_meshes_refuse_is_seen() -> None:
         same_answers(job, AxisType.Explicit, eager=False)
 
 
+@pytest.mark.parametrize("spec", [PartitionSpec("rows", "classes"), PartitionSpec(None, "classes")], ids=str)
+def test_integer_labels_of_classes_that_are_split(spec: PartitionSpec) -> None:
+    mesh = jax.make_mesh((4, 2), ("rows", "classes"), axis_types=(AxisType.Explicit,) * 2)
+    rng = np.random.default_rng(0)
+    z, y, w = rng.normal(size=(N, 6)), rng.integers(0, 6, N), np.arange(N) % 3.0
+    options = {"label_smoothing": 0.1}
+    for loss, x, given in (
+        (losses.cross_entropy_with_logits, z, {}),
+        (losses.cross_entropy_with_logits, z, options),
+        (losses.cross_entropy, np.asarray(jax.nn.softmax(z)), {}),
+    ):
+        backward = getattr(losses, f"{loss.__name__}_backward")
+        right = loss(x, y, weights=w, **given), backward(1.0, x, y, weights=w, **given)
+        with jax.set_mesh(mesh):
+            x_ = jax.device_put(x, NamedSharding(mesh, spec))
+            y_, w_ = (jax.device_put(v, NamedSharding(mesh, PartitionSpec(spec[0]))) for v in (y, w))
+            J, by_autodiff = jax.value_and_grad(loss)(x_, y_, weights=w_, **given)
+            np.testing.assert_allclose(J, right[0], rtol=1e-13)
+            for found in (by_autodiff, backward(1.0, x_, y_, weights=w_, **given)):
+                np.testing.assert_allclose(found, right[1], rtol=1e-12, atol=1e-15)
+
+
 def test_labels_and_weights_that_a_program_closes_over_keep_their_split() -> None:
     mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Explicit,))
     rng = np.random.default_rng(0)

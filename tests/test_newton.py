@@ -146,6 +146,53 @@ def test_float64_rows_count_as_they_are_where_jax_holds_float32_only():
     np.testing.assert_allclose(found.params.w, wide.params.w, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["more columns than rows", "one-hot", "a copy"])
+def test_a_few_directions_at_a_time_with_dependent_columns(kind):
+    """What they leave free grew with each step, until rounding of it made the model indefinite: NaN."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(20, 30)) if kind == "more columns than rows" else np.eye(3)[rng.integers(0, 3, 20)]
+        if kind == "a copy":
+            X = rng.normal(size=(20, 3))[:, [0, 1, 2, 0]]
+        y, l2 = rng.integers(0, 2, 20), rng.uniform(0.1, 2)
+        found = lr.fit(X, y, l2=l2, method="subspace")
+        right = lr.fit(X, y, l2=l2)
+        assert found.status == Status.converged
+        assert int(found.certificate.rank) == np.linalg.matrix_rank(X - X.mean(axis=0))
+        np.testing.assert_allclose(found.params.w, right.params.w, rtol=1e-7, atol=1e-9)
+
+
+def test_the_rank_of_many_columns_counts_no_rounding():
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(60, 400)), rng.integers(0, 2, 60)
+    assert int(lr.fit(X, y, l2=1.0, method="subspace").certificate.rank) == 59
+
+
+def test_float64_data_keep_their_digits_in_compiled_fits_where_jax_holds_float32():
+    rng = np.random.default_rng(0)
+    Z, classes = rng.normal(size=(40, 2)), rng.integers(0, 3, 40)
+    offsets = np.array([1e9, -1e6])
+    X = Z + offsets
+    Z = X - offsets
+    y = (classes > 0) * 1
+    fits = (
+        lambda X: sr.fit(X, np.eye(3)[classes], l2=1.0),
+        lambda X: sr.fit(X, classes, l1=1.0),
+        lambda X: lr.fit(X, y, l2=1.0, method="newton"),
+        lambda X: lr.fit(X, y, l2=1.0, method="subspace"),
+        lambda X: lr.fit(X, (Z[:, 0] > 0) * 1),
+    )
+    with jax.enable_x64(False):
+        for fit in fits:
+            found, right = fit(X), fit(Z)
+            assert found.status == right.status
+            assert {v.dtype.name for v in jax.tree.leaves(found.params)} == {"float32"}
+            if found.status == Status.converged:
+                np.testing.assert_allclose(found.params.w, right.params.w, rtol=1e-5, atol=1e-7)
+                # The rounding of b at such offsets moves every logit: f and its bound say so.
+                assert found.certificate.objective - right.certificate.objective <= found.certificate.suboptimality
+
+
 @pytest.mark.parametrize("options", [{"l2": 1.0}, {"l1": 1.0}, {}, {"l2": 1.0, "method": "subspace"}], ids=str)
 def test_an_absent_class_is_named_inside_and_outside_of_a_trace(options):
     """b runs away whatever the penalty on w: no NaN, and not as many steps as there may be."""

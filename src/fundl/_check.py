@@ -5,6 +5,7 @@ out of range, negative weights, NaN) are checked only where they are concrete; a
 so it marks the affected examples with NaN instead.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,15 +20,19 @@ __all__ = [
     "choice",
     "concrete",
     "examples",
+    "flag",
     "floats",
     "labels",
     "nonnegative",
     "on_host",
     "option",
+    "ordinary",
     "per_example_weights",
+    "readable",
     "regression",
     "same_shape",
-    "without_wrapping",
+    "seen",
+    "whole",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -40,8 +45,9 @@ def array(name: str, x: ArrayLike) -> Array:
     """
     if x is None or isinstance(x, (str, bytes)):
         raise TypeError(f"{name} must hold real numbers; got {_describe(x)}. Give an array.")
+    x = readable(name, x)
     try:
-        x = jnp.asarray(without_wrapping(x))
+        x = jnp.asarray(x)
     except OverflowError as error:
         raise TypeError(f"{name} holds an integer that jax's integers do not; give floats.") from error
     except (TypeError, ValueError) as error:
@@ -55,9 +61,20 @@ def array(name: str, x: ArrayLike) -> Array:
     return x
 
 
-def without_wrapping(x: ArrayLike) -> ArrayLike:
-    """numpy's integers as float64 where jax's would be other integers; all else as it is."""
-    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "iu" and x.size:
+def readable(name: str, x: ArrayLike) -> ArrayLike:
+    """What jax would read otherwise in numpy's arrays, as what it is: integers too large for jax's, another byte order.
+
+    TypeError for masked entries, which it would read as numbers.
+    """
+    if not isinstance(x, np.ndarray | np.generic):
+        return x
+    if np.ma.is_masked(x):
+        raise TypeError(f"{name} is a masked array with masked entries. Fill them, and give such rows weight 0.")
+    if isinstance(x, np.ma.MaskedArray):  # with no mask, but jax takes none
+        x = np.asarray(x)
+    if not x.dtype.isnative and x.dtype.kind in "fiu":
+        x = x.astype(x.dtype.newbyteorder("="))
+    if x.dtype.kind in "iu" and x.size:
         held = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
         if x.max() > held.max or x.min() < held.min:
             return x.astype(np.float64)
@@ -189,6 +206,19 @@ def positive(name: str, x: ArrayLike) -> None:
     refuse_where(lambda v: ~(v > 0), name, _at_hand(name, x), "must be positive")
 
 
+def flag(name: str, x: Any) -> bool:
+    """An option that is True or False; a word such as "no" would be taken for True."""
+    if isinstance(x, bool | np.bool_) or (isinstance(x, int | np.integer) and x in (0, 1)):
+        return bool(x)
+    raise TypeError(f"{name} must be True or False; got {x!r}.")
+
+
+def whole(name: str, x: Any, least: int) -> None:
+    """Refuse a concrete option that is not a whole number, or is less than it may be."""
+    if concrete(x) and not (np.ndim(x) == 0 and x >= least and x == int(x)):
+        raise ValueError(f"{name} must be a whole number, at least {least}; got {x!r}.")
+
+
 def choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
     """Refuse a word that is not one of the allowed ones."""
     if given not in allowed:
@@ -206,13 +236,30 @@ def per_example_weights(weights: ArrayLike | None, n_shape: tuple[int, ...], dty
     return w.astype(dtype)
 
 
+def ordinary(x: Array) -> Array:
+    """True for the numbers whose products and squares are finite, so that 0 times what is made of them is 0.
+
+    What is not of that kind leaves the examples of weight 0. The rest stays: the derivative of a weighted sum of losses
+    in a weight is the loss of that example, also where the weight is 0.
+    """
+    return jnp.abs(x) < min(2.0 ** (jnp.finfo(compute_dtype(x)).maxexp // 4), float(jnp.finfo(x.dtype).max))
+
+
+def seen(w: Array | None, *usable: Array) -> Array | None:
+    """The examples (n,) that have a weight, or nothing in their rows that is not usable; None where all have one."""
+    if w is None:
+        return None
+    whole = (jnp.all(u, axis=tuple(range(1, u.ndim))) for u in usable)
+    return (w != 0) | functools.reduce(jnp.logical_and, whole)
+
+
 def without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
-    """X with zeros in the rows of weight 0: a NaN there would reach dW = X^T dz even though dz is 0."""
+    """X with zeros for what is not ordinary in the rows of weight 0: NaN would reach dW = X^T dz though dz is 0."""
     X = array("X", X)
-    if weights is None or X.ndim < 2:
+    if weights is None or X.ndim < 2 or not jnp.issubdtype(X.dtype, jnp.floating):
         return X
     w = jnp.asarray(per_example_weights(weights, X.shape[:1], compute_dtype(X)))
-    return jnp.where((w == 0)[:, None], jnp.zeros_like(X), X)
+    return jnp.where((w == 0)[:, None] & ~ordinary(X), jnp.zeros_like(X), X)
 
 
 def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) -> Array:
@@ -226,11 +273,16 @@ def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) 
             f"{name} of shape {y.shape} holds class labels and must be integers; got {y.dtype}. "
             f"Use {name}.astype(int) for classes, or one-hot / soft labels of shape (n, {num_classes})."
         )
+
+    def outside(v: Array) -> Array:
+        return (v < 0) | (v >= num_classes)
+
     if y.dtype.itemsize < 4:
         y = y.astype(jnp.int32)  # the numbers 0..num_classes-1 may not fit int8
     if weights is not None:
-        y = y * (weights != 0).astype(y.dtype)  # no zeros_like, which loses the sharding of a constant in a trace
-    refuse_where(lambda v: (v < 0) | (v >= num_classes), name, y, f"must hold classes in 0..{num_classes - 1}")
+        held = (weights != 0) | ~outside(y)
+        y = y * held.astype(y.dtype)  # no zeros_like, which loses the sharding of a constant in a trace
+    refuse_where(outside, name, y, f"must hold classes in 0..{num_classes - 1}")
     return y
 
 

@@ -187,7 +187,7 @@ def ridge_path(
     (y_i - y_hat_i) / (1 - H_ii), refitted intercept included; nothing is refitted to find it. The result holds `l2`,
     `params` (first axis: penalties), `degrees_of_freedom` = trace H, `leave_one_out` and `generalised` (mean squared
     errors), and `best`, the index of the smallest leave-one-out error. Where an example alone determines its own
-    prediction the leave-one-out error is NaN.
+    prediction the leave-one-out error is NaN; generalised is where n - trace H is no more than rounding.
 
     Shapes: X (n, d); y (n,) or (n, k); l2 (m,); weights (n,), where an integer weight is that many copies that are
     left out together; see `fit` for weights and intercept.

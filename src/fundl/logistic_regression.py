@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from fundl import _check, activations, layers, losses, newton
 from fundl._result import Fit
 from fundl._types import Array, ArrayLike
+from fundl.newton._wide import digits_of
 
 __all__ = ["fit", "fit_batches", "gradient", "loss", "predict", "predict_proba"]
 
@@ -143,16 +144,18 @@ def fit(
     Source: Bishop, Pattern Recognition and Machine Learning, 4.3.3; the bound: Bach, Self-concordant analysis for
     logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.
     """
+    intercept = _check.flag("intercept", intercept)
     found = newton.fit_concrete(
         X, y, k=1, l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol, max_steps=max_steps
     )
     if found is not None:
         return found
-    X, y, weights = inputs(X, y, weights)
-    return newton.fit(
-        X, y[:, None], link="sigmoid", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
-        max_steps=max_steps,
-    )  # fmt: skip
+    with digits_of(X, y, weights, l2, l1, tol) as narrow:
+        X, y, weights = inputs(X, y, weights)
+        return newton.fit(
+            X, y[:, None], link="sigmoid", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
+            max_steps=max_steps, narrow=narrow,
+        )  # fmt: skip
 
 
 def fit_batches(

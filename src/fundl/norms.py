@@ -138,6 +138,8 @@ def _inputs(dy: ArrayLike, x: ArrayLike, axis: Axis) -> tuple[Array, Array, Arra
 def _axes(x: Array, axis: Axis) -> tuple[int, ...]:
     """The axes that are summed away, counted from 0; refuses those that x does not have."""
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    if not (isinstance(axes, tuple | list | range) and all(isinstance(i, int) for i in axes)):
+        raise TypeError(f"axis must be a whole number, a tuple of them, or None for all; got {axis!r}.")
     if not all(-x.ndim <= i < x.ndim for i in axes):
         raise ValueError(f"axis={axis} does not exist: x has shape {x.shape}.")
     return tuple(i % x.ndim for i in axes)

@@ -9,6 +9,7 @@ import numpy as np
 from fundl import _check, activations, layers, losses, newton
 from fundl._result import Fit
 from fundl._types import Array, ArrayLike
+from fundl.newton._wide import digits_of
 
 __all__ = ["fit", "fit_batches", "gradient", "loss", "predict", "predict_proba"]
 
@@ -147,6 +148,7 @@ def fit(
     Source: Bishop, Pattern Recognition and Machine Learning, 4.3.4; the bound: Bach, Self-concordant analysis for
     logistic regression, Electronic Journal of Statistics 4 (2010), proposition 1.
     """
+    intercept = _check.flag("intercept", intercept)
     if num_classes is None or (isinstance(num_classes, int) and num_classes >= 2):
         found = newton.fit_concrete(
             X, y, k=num_classes, l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
@@ -154,11 +156,12 @@ def fit(
         )  # fmt: skip
         if found is not None:
             return found
-    X, Y, weights = inputs(X, y, weights, num_classes)
-    return newton.fit(
-        X, Y, link="softmax", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
-        max_steps=max_steps,
-    )  # fmt: skip
+    with digits_of(X, y, weights, l2, l1, tol) as narrow:
+        X, Y, weights = inputs(X, y, weights, num_classes)
+        return newton.fit(
+            X, Y, link="softmax", l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol,
+            max_steps=max_steps, narrow=narrow,
+        )  # fmt: skip
 
 
 def fit_batches(
@@ -248,6 +251,8 @@ def _one_hot(y: Array, w: Array | None, num_classes: int | None, X: Array) -> Ar
         kept = y if w is None or not _check.concrete(w) else jnp.where(w == 0, jnp.zeros_like(y), y)
         with jax.ensure_compile_time_eval():
             num_classes = max(int(np.asarray(jnp.max(kept))) + 1, 2)
+    _check.whole("num_classes", num_classes, 1)
+    num_classes = int(num_classes)
     y = _check.labels("y", y, num_classes, w)
     classes = jax.lax.broadcasted_iota(y.dtype, (y.shape[0], num_classes), 1)
     in_range = ((y >= 0) & (y < num_classes))[:, None]

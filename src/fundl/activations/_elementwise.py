@@ -64,7 +64,7 @@ def leaky_relu(x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:
     Source: Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, 2013.
     """
     x, v = forward(x)
-    return jnp.where(v <= 0, _option(negative_slope, v) * v, v).astype(x.dtype)
+    return jnp.where(v <= 0, _option("negative_slope", negative_slope, v) * v, v).astype(x.dtype)
 
 
 def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:
@@ -75,7 +75,7 @@ def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, *, negative_slope: ArrayLik
     """
     x, v, dy = backward(dy, x)
     # y = negative_slope x where x <= 0, else x
-    return jnp.where(v <= 0, _option(negative_slope, v) * dy, dy).astype(x.dtype)
+    return jnp.where(v <= 0, _option("negative_slope", negative_slope, v) * dy, dy).astype(x.dtype)
 
 
 def elu(x: ArrayLike, *, alpha: ArrayLike = 1.0) -> Array:
@@ -91,7 +91,7 @@ def elu(x: ArrayLike, *, alpha: ArrayLike = 1.0) -> Array:
     x, v = forward(x)
     # The branch not taken must not overflow, or its derivative is NaN.
     below = jnp.where(v <= 0, v, jnp.zeros_like(v))
-    return jnp.where(v <= 0, _option(alpha, v) * jnp.expm1(below), v).astype(x.dtype)
+    return jnp.where(v <= 0, _option("alpha", alpha, v) * jnp.expm1(below), v).astype(x.dtype)
 
 
 def elu_backward(dy: ArrayLike, x: ArrayLike, *, alpha: ArrayLike = 1.0) -> Array:
@@ -102,7 +102,7 @@ def elu_backward(dy: ArrayLike, x: ArrayLike, *, alpha: ArrayLike = 1.0) -> Arra
     """
     x, v, dy = backward(dy, x)
     # y = alpha (exp(x) - 1) where x <= 0, else x
-    return jnp.where(v <= 0, dy * (_option(alpha, v) * jnp.exp(jnp.minimum(v, 0))), dy).astype(x.dtype)
+    return jnp.where(v <= 0, dy * (_option("alpha", alpha, v) * jnp.exp(jnp.minimum(v, 0))), dy).astype(x.dtype)
 
 
 def sigmoid(x: ArrayLike) -> Array:
@@ -248,7 +248,7 @@ def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
     """
     x, v = forward(x)
     c = jnp.maximum(v, -_GELU_SATURATED)
-    if not approximate:
+    if not _check.flag("approximate", approximate):
         return (c * _normal_cdf(c)).astype(x.dtype)
     u2, _ = _gelu_argument(jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED))
     return _precise.times_sigmoid(c, u2).astype(x.dtype)
@@ -262,7 +262,7 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
     """
     x, v, dy = backward(dy, x)
     c = jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED)
-    if approximate:
+    if _check.flag("approximate", approximate):
         # y = x s, s = sigma(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
         u2, du2 = _gelu_argument(c)
         slope = _precise.times_sigmoid_slope(c * du2, u2)
@@ -280,8 +280,8 @@ _SIGMOID_SATURATED = 1e4  # beyond it sigma(x), and x times it, are exactly 0, o
 _GELU_SATURATED = 64.0  # beyond it Phi and sigma(2u) are exactly 0 or 1, and powers of x would only overflow
 
 
-def _option(value: ArrayLike, v: Array) -> Array:
-    return _check.scalar("an option of an activation", value).astype(v.dtype)
+def _option(name: str, value: ArrayLike, v: Array) -> Array:
+    return _check.scalar(name, value).astype(v.dtype)
 
 
 def _normal_cdf(v: Array) -> Array:

@@ -105,6 +105,8 @@ def _logits(z: ArrayLike, axis: int) -> tuple[Array, Array]:
     z = _check.array("z", z)
     if z.ndim == 0:
         raise ValueError("z must have at least one axis, that of the classes; got a scalar.")
+    if not isinstance(axis, int):
+        raise TypeError(f"axis must be one whole number; got {axis!r}.")
     if not -z.ndim <= axis < z.ndim:
         raise ValueError(f"axis={axis} does not exist: z has shape {z.shape}.")
     _check.nonempty("z", z)

@@ -28,6 +28,21 @@ class Rows(NamedTuple):
     cy: np.ndarray
 
 
+def means(A: np.ndarray, s: np.ndarray | None) -> np.ndarray:
+    """The (weighted) means of the columns; of one that does not vary its very value, so that nothing is left of it.
+
+    Else the rounding of its mean would be a direction of the data.
+    """
+    used = range(len(A)) if s is None else np.flatnonzero(s)
+    c = A.mean(axis=0, dtype=np.float64) if s is None else s @ A / s.sum()
+    first, middle, last = (A[used[i]] for i in (0, len(used) // 2, -1))
+    same = np.flatnonzero((first == middle) & (first == last))
+    if same.size:
+        constant = same[(A[:, same] == first[same]).all(axis=0, where=True if s is None else (s > 0)[:, None])]
+        c[constant] = first[constant]
+    return c
+
+
 def blocks(n: int, d: int, least: int = 256) -> list[slice]:
     """Slices of the rows."""
     rows = min(max(ENTRIES // max(d, 1), least), 16384)

@@ -37,7 +37,7 @@ def fit(
     X, y, weights = shaped(X, y, weights)
     penalty = penalty_of(l2, X.dtype)
     Y = y if y.ndim == 2 else y[:, None]
-    intercept, single = bool(intercept), y.ndim == 1
+    intercept, single = _check.flag("intercept", intercept), y.ndim == 1
     if not _check.on_host(X, Y, penalty, weights):
         refuse_not_finite(X, y, weights)
         return _jitted(X, Y, penalty, weights, intercept, single)

@@ -56,7 +56,7 @@ def influence(
     >>> print(influence([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0]).leverage.round(4))
     [0.8333 0.3333 0.8333]
     """
-    return _run(_influence, X, y, l2, weights, bool(intercept), ())
+    return _run(_influence, X, y, l2, weights, _check.flag("intercept", intercept), ())
 
 
 def interval(
@@ -80,7 +80,7 @@ def interval(
         raise ValueError(f"level must be between 0 and 1, for example 0.95; got {level}.")
     new = _inputs.as_array("X_new", X_new)
     _check.rank("X_new", new, 2, shape="(q, d), one row for each new example")
-    return _run(_interval, X, y, l2, weights, bool(intercept), (new, float(level), bool(of_mean)))
+    return _run(_interval, X, y, l2, weights, _check.flag("intercept", intercept), (new, float(level), bool(of_mean)))
 
 
 def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: Any) -> Any:

@@ -52,7 +52,7 @@ def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
 
 
 def as_array(name: str, x: ArrayLike) -> Any:
-    x = _check.without_wrapping(x)
+    x = _check.readable(name, x)
     if isinstance(x, np.ndarray) and x.dtype in FLOATS:
         return np.asarray(x)  # a memory map stays one
     return _check.array(name, x)

@@ -15,6 +15,9 @@ from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
 from fundl.least_squares._inputs import held, refuse_not_finite, shaped, to_device, to_host
 
+EPS = float(np.finfo(np.float64).eps)
+ROUNDED = 1e4  # of n eps: n - degrees_of_freedom below it has lost its digits
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Path:
         params: `Linear` with w (m, d), b (m,), or w (m, d, k), b (m, k).
         degrees_of_freedom: the trace of the hat matrix of each, the intercept among them (m,).
         leave_one_out: weighted mean square of y_i minus the prediction of a fit without example i; (m,) or (m, k).
-        generalised: the generalised cross-validation n |r|^2 / (n - degrees_of_freedom)^2; (m,) or (m, k).
+        generalised: the generalised cross-validation n |r|^2 / (n - degrees_of_freedom)^2; (m,) or (m, k). NaN where
+            n - degrees_of_freedom is no more than rounding.
     """
 
     l2: Array
@@ -61,10 +65,10 @@ def ridge_path(
     _check.nonempty("l2", penalties)
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
     if not _check.on_host(X, Y, penalties, weights):
-        return _traced(X, Y, penalties, weights, bool(intercept), single)
+        return _traced(X, Y, penalties, weights, _check.flag("intercept", intercept), single)
     with np.errstate(all="ignore"):
         wide_l2, s = to_host(penalties, weights)
-        w, b, trace, loo, gcv = _concrete(np.asarray(X), np.asarray(Y), wide_l2, s, bool(intercept))
+        w, b, trace, loo, gcv = _concrete(np.asarray(X), np.asarray(Y), wide_l2, s, _check.flag("intercept", intercept))
         return to_device(_path(wide_l2, w, b, trace, loo, gcv, single), X.dtype)
 
 
@@ -86,7 +90,7 @@ def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None
     weight = float(n if s is None else s.sum())
     c, cy = np.zeros(d), np.zeros(k)
     if intercept:
-        c, cy = (A.mean(axis=0, dtype=np.float64) if s is None else s @ A / weight for A in (X, Y))
+        c, cy = _blocks.means(X, s), _blocks.means(Y, s)
     rows = Rows(X, Y, s, c, cy)
     V, values, target, left = _spectrum(rows, float(l2.min()), intercept)
     if values.min() + l2.min() < 1e-12 * values.max() and (found := _of_one_size(rows, l2, intercept)):
@@ -105,7 +109,7 @@ def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None
 def _finished(rows: Rows, w: np.ndarray, trace: np.ndarray, rss: np.ndarray, loo: np.ndarray) -> tuple[Any, ...]:
     weight = float(len(rows.X) if rows.s is None else rows.s.sum())
     slack = weight - trace
-    gcv = weight * rss / np.where(slack > 0, slack, np.nan)[:, None] ** 2
+    gcv = weight * rss / np.where(slack > ROUNDED * EPS * weight, slack, np.nan)[:, None] ** 2
     return w, rows.cy - np.einsum("d,mdk->mk", rows.c, w), trace, loo / weight, gcv
 
 
@@ -166,16 +170,28 @@ def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarra
     return w, trace, rss, loo
 
 
+def means(A: Array, s: Array, weight: Array) -> Array:
+    """As `_blocks.means`, in a trace. Twice: of what the first mean leaves it is free of a large offset's rounding."""
+    about = safe_divide(rows_dot(A, s), weight)
+    about = about + safe_divide(rows_dot(A - about[None, :], s), weight)
+    used = (s > 0)[:, None]
+    low = jnp.min(jnp.where(used, A, jnp.full_like(A, jnp.inf)), axis=0)
+    high = jnp.max(jnp.where(used, A, jnp.full_like(A, -jnp.inf)), axis=0)
+    rounding = jnp.where(low == high, low - about, jnp.zeros_like(about))
+    return about + jax.lax.stop_gradient(rounding)
+
+
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, single: bool) -> Path:
     """One Cholesky factor for each penalty: dearer than eigenvectors, with derivatives that are always finite."""
-    keep = None if s is None else (s != 0)[:, None]
+    keep = _check.seen(s, _check.ordinary(X), _check.ordinary(Y))
     if keep is not None:
+        keep = keep[:, None]
         X, Y = jnp.where(keep, X, jnp.zeros_like(X)), jnp.where(keep, Y, jnp.zeros_like(Y))
     s = jnp.ones_like(X[:, 0]) if s is None else s
     weight = jnp.sum(s)
     zero = jnp.zeros((), X.dtype)
-    c, cy = (safe_divide(rows_dot(A, s), weight) if intercept else jnp.zeros_like(A[0]) for A in (X, Y))
+    c, cy = (means(A, s, weight) if intercept else jnp.zeros_like(A[0]) for A in (X, Y))
     Z, T = X - c[None, :], Y - cy[None, :]
     G, C = rows_dot(Z, s[:, None] * Z), rows_dot(Z, s[:, None] * T)
     scale = jnp.sqrt(jax.lax.stop_gradient(jnp.diagonal(G)))
@@ -196,6 +212,7 @@ def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, sin
         loo = r / rest[:, None]
         rss, cross = (rows_dot(v * v, s) for v in (r, loo))
         slack = weight - trace
+        slack = jnp.where(slack > ROUNDED * jnp.finfo(X.dtype).eps * weight, slack, jnp.full_like(slack, jnp.nan))
         b = cy - matmul(c[None, :], w)[0] if intercept else jnp.zeros_like(cy)
         return w, b, trace, safe_divide(cross, weight), weight * safe_divide(rss, slack**2)
 

@@ -57,11 +57,10 @@ def update(
     host = _check.on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
     arrays: Any = to_host(X, Y, weights) if host else [None if v is None else jnp.asarray(v) for v in (X, Y, weights)]
     dtype = str(X.dtype if host else arrays[0].dtype)
+    intercept = _check.flag("intercept", intercept)
     if state is None:
         with np.errstate(all="ignore"):
-            return State(
-                _exact.moments(arrays[0], arrays[1], arrays[2], bool(intercept)), bool(intercept), y.ndim == 1, dtype
-            )
+            return State(_exact.moments(arrays[0], arrays[1], arrays[2], intercept), intercept, y.ndim == 1, dtype)
     M = state.moments
     if (X.shape[1], Y.shape[1], y.ndim == 1) != (M.m.shape[0], M.my.shape[0], state.single):
         shape = f"y (n,{'' if state.single else f' {M.my.shape[0]}'})"

@@ -4,7 +4,8 @@ Every loss takes `weights=` and `reduction=`. With per-example losses L_i and we
 "mean" (default) is sum_i w_i L_i / sum_i w_i, "sum" is sum_i w_i L_i, "none" is the array of w_i L_i. The
 lecture's cross-entropy and the matrix form of its squared error are sums: `reduction="sum"`.
 
-An example of weight 0 is left out even if its values are NaN; when all weights are 0 the mean is 0.
+An example of weight 0 is left out even if its values are NaN; when all weights are 0 the mean is 0. The derivative of
+the sum in a weight is the loss of its example, also where the weight is 0 (some finite number where that is not).
 Losses of half-precision inputs are computed, and returned, in float32.
 """
 

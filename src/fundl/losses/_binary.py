@@ -18,7 +18,7 @@ from fundl._precise import (
     zero_and_one,
 )
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
+from fundl.losses._reduction import gradients, inside, label, leave_out, reduce, reduce_backward, rows
 
 
 def binary_cross_entropy(
@@ -255,7 +255,7 @@ def _inputs(
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
     if backward:
         v, t = apart(v, t)
-    v, t = *leave_out(w, fill, v), *leave_out(w, 0, t)
+    v, t = leave_out(w, fill, v, inside if name == "p" else _check.ordinary), leave_out(w, 0, t, label)
     _check.unit_interval("y", t, "labels 0, 1 or between")
     t = within_unit_interval(t, *(zero_and_one(t) if backward else (0, 1)))
     if name == "p":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fundl import _check
 from fundl._precise import exp_shifted, product_with_log, shifted, sum_of_others
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
+from fundl.losses._reduction import gradients, inside, label, leave_out, reduce, reduce_backward, rows
 
 
 def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean") -> Array:
@@ -190,12 +190,14 @@ def _inputs(
     _check.nonempty(name, v)
     k = v.shape[-1]
     w = _check.per_example_weights(weights, v.shape[:-1], v.dtype)
-    (v,) = leave_out(w, fill, v)
+    v = leave_out(w, fill, v, inside if name == "p" else _check.ordinary)
     if name == "p":
         _check.unit_interval("p", v, "probabilities")
     if t.shape == v.shape[:-1]:
         t = _check.labels("y", t, k, w)
-        onehot = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1) == jnp.expand_dims(t, -1)
+        sharding = jax.typeof(v).sharding  # the classes may be split over a mesh
+        split = None if sharding.mesh.empty else sharding
+        onehot = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1, out_sharding=split) == jnp.expand_dims(t, -1)
         return given, (v, _Classes(t, onehot), _nan_unless((t >= 0) & (t < k), v.dtype), w)
     if t.shape != v.shape:
         raise ValueError(
@@ -205,10 +207,10 @@ def _inputs(
     dtype = _check.compute_dtype(*(g for g in given if jnp.issubdtype(g.dtype, jnp.floating)))
     v, t = v.astype(dtype), t.astype(dtype)
     w = None if w is None else w.astype(dtype)
-    (t,) = leave_out(w, 0, t)
+    t = leave_out(w, 0, t, label)
     _check.unit_interval("y", t, "labels 0, 1 or between")
-    inside = (jnp.min(t, axis=-1) >= 0) & (jnp.max(t, axis=-1) <= 1)
-    return given, (v, t, _nan_unless(inside, dtype), w)
+    valid = (jnp.min(t, axis=-1) >= 0) & (jnp.max(t, axis=-1) <= 1)
+    return given, (v, t, _nan_unless(valid, dtype), w)
 
 
 def _nan_unless(inside: Array, dtype: Any) -> Array:
@@ -226,7 +228,7 @@ def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return None
     a = _check.option("label_smoothing", label_smoothing)
-    _check.unit_interval("label_smoothing", a, "a share")
+    _check.refuse_where(lambda v: ~((v >= 0) & (v <= 1)), "label_smoothing", a, "must be a share in [0, 1]")
     return a.astype(v.dtype)
 
 

@@ -12,7 +12,7 @@ from fundl.losses._linear_inputs import Given, cap, linear_inputs, moving, retur
 from fundl.losses._linear_pair import linear_pair
 from fundl.losses._logit_shards import align, binary_losses, cotangent, plan_for, tangent
 from fundl.losses._logit_slices import Data, Plan, Tangents
-from fundl.losses._reduction import reduce, reduce_backward
+from fundl.losses._reduction import label, reduce, reduce_backward
 
 
 def linear_binary_cross_entropy(
@@ -124,7 +124,7 @@ def _inputs(
             f"shape {data.W.shape}; got {t.shape}. Classes are for linear_cross_entropy."
         )
     w = _check.per_example_weights(weights, shape[:1], dtype)
-    keep = None if w is None else w != 0
+    keep = _check.seen(w, _check.ordinary(data.X), *(() if t.dtype == jnp.bool_ else (label(t),)))
     if t.dtype != jnp.bool_ and _check.concrete(t) and (keep is None or _check.concrete(keep)):
         left = t if keep is None else jnp.where(jnp.expand_dims(keep, 1), t, jnp.zeros_like(t))
         _check.unit_interval("y", left, "labels 0, 1 or between")

@@ -13,7 +13,7 @@ from fundl.losses._linear_inputs import cap, floating, linear_inputs, moving, re
 from fundl.losses._linear_pair import linear_pair
 from fundl.losses._logit_shards import align, cotangent, plan_for, tangent, totals
 from fundl.losses._logit_slices import Data, Plan, Totals
-from fundl.losses._reduction import reduce, reduce_backward
+from fundl.losses._reduction import label, reduce, reduce_backward
 
 
 def linear_cross_entropy(
@@ -138,7 +138,7 @@ def _inputs(
     given, data, dtype = linear_inputs(X, W, b, y)
     (n, d), k, t = data.X.shape, data.W.shape[1], given[3]
     w = _check.per_example_weights(weights, (n,), dtype)
-    keep = None if w is None else w != 0
+    keep = _check.seen(w, _check.ordinary(data.X))
     poison = None
     if t.shape == (n,):
         t = _check.labels("y", t, k, w)
@@ -147,6 +147,7 @@ def _inputs(
             poison = jnp.where((t >= 0) & (t < k), ones, jnp.full_like(ones, jnp.nan))
     elif t.shape == (n, k):
         t = floating(t, dtype)
+        keep = _check.seen(w, _check.ordinary(data.X), label(t))
         if _check.concrete(t) and w is None:
             _check.unit_interval("y", t, "labels 0, 1 or between")
         elif _check.concrete(t) and _check.concrete(keep):

@@ -1,5 +1,6 @@
 """X, W, b and y of the losses that hold no logits: checked, in the dtype of computation, and their derivatives."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,8 @@ def cap(softcap: float | None) -> float | None:
     if not _check.concrete(softcap):
         raise TypeError("softcap is fixed when the program is traced: give a Python number, not a traced array.")
     _check.positive("softcap", softcap)
+    if not math.isfinite(softcap):
+        raise ValueError(f"softcap must be finite; got {softcap}. None is no cap.")
     return float(softcap)
 
 

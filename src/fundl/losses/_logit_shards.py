@@ -50,8 +50,8 @@ def plan_for(
         whole = local_n * local_k <= 2 * ROWS * COLUMNS  # one tile is made once, forward and backward
         rows, columns = (local_n, local_k) if whole else (tile_size(local_n, ROWS), tile_size(local_k, COLUMNS))
     else:
-        if not isinstance(tile, tuple | list) or len(tile) != 2 or min(tile) < 1:
-            raise ValueError(f"tile must be two positive numbers, examples and classes per tile; got {tile}.")
+        if not (isinstance(tile, tuple | list) and len(tile) == 2 and all(isinstance(v, int) and v > 0 for v in tile)):
+            raise ValueError(f"tile must be two positive whole numbers, examples and classes per tile; got {tile}.")
         rows, columns = min(tile[0], local_n), min(tile[1], local_k)
     half = data.X.dtype == data.W.dtype == jnp.bfloat16
     dtype = jnp.dtype(dtype)

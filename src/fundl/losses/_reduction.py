@@ -35,11 +35,23 @@ def reduce_backward(dJ: ArrayLike, w: Array | None, reduction: str, shape: tuple
     return safe_divide(dJ, jnp.sum(w)) * w if reduction == "mean" else dJ * w
 
 
-def leave_out(w: Array | None, fill: float, *arrays: Array) -> tuple[Array, ...]:
-    """The arrays with the rows of weight 0 replaced by `fill`, so that a NaN there reaches neither J nor a gradient."""
-    if w is None:
-        return arrays
-    return tuple(jnp.where(rows(w, x) == 0, jnp.full_like(x, fill), x) for x in arrays)
+def leave_out(w: Array | None, fill: float, x: Array, usable: Callable[[Array], Array] = _check.ordinary) -> Array:
+    """x with `fill` for what is not usable in the rows of weight 0, so that NaN there reaches neither J nor a gradient.
+
+    The rest stays: dJ/dw_i is the loss of example i, also where w_i is 0.
+    """
+    return x if w is None else jnp.where((rows(w, x) == 0) & ~usable(x), jnp.full_like(x, fill), x)
+
+
+def inside(p: Array) -> Array:
+    """True for probabilities that are neither 0 nor 1, where losses may be infinite."""
+    eps = float(jnp.finfo(p.dtype).eps)
+    return (p > eps) & (p < 1 - eps)
+
+
+def label(y: Array) -> Array:
+    """True for labels 0, 1 or between."""
+    return (y >= 0) & (y <= 1)
 
 
 def rows(v: Array, like: Array) -> Array:

@@ -131,7 +131,7 @@ def _inputs(
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
     if backward:
         v, t = apart(v, t)
-    v, t = leave_out(w, 0, v, t)
+    v, t = leave_out(w, 0, v), leave_out(w, 0, t)
     return given, (v, t, w)
 
 

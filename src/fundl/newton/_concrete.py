@@ -148,8 +148,8 @@ def _on_host(x: Any) -> N | None:
             x = np.asarray(x)
         except (TypeError, ValueError, jax.errors.JAXTypeError):
             return None
-    if isinstance(x, np.ndarray):
-        return x if x.dtype.kind in "fiub" else None
+    if isinstance(x, np.ndarray):  # a masked array or a matrix is no array like others
+        return x if x.dtype.kind in "fiub" and type(x) in (np.ndarray, np.memmap) else None
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.dtype.name not in _PLAIN:
         return None
     return np.asarray(x) if _check.on_host(x) else None
@@ -222,7 +222,7 @@ def options(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
         if not 0 <= v < np.inf:
             return None
         values.append(v)
-    if isinstance(max_steps, jax.core.Tracer) or int(max_steps) < 1:
+    if isinstance(max_steps, jax.core.Tracer) or max_steps < 1 or max_steps != int(max_steps):
         return None
     return Numbers(values[0], values[1], values[2], int(max_steps))
 

@@ -80,7 +80,7 @@ def null_space(C: Array, scale: Array, penalised: Array) -> tuple[Array, Array, 
     """Projections onto the null space of C, and off it in the units of w; and the rank.
 
     Singular values of Z below sqrt(32 eps) to sqrt(4 eps d) of the largest count as 0, which is where C is rounded.
-    With a penalty only those below sqrt(2 eps): the penalty decides what the data do not.
+    With a penalty only those below sqrt(2 eps): the penalty decides what the data do not. The rank is that without one.
     """
     d = C.shape[0]
     tolerance = 4 * float(jnp.finfo(C.dtype).eps) * max(d, 8)
@@ -102,7 +102,8 @@ def null_space(C: Array, scale: Array, penalised: Array) -> tuple[Array, Array, 
         W = N / scale[:, None]
         Q, _ = jnp.linalg.qr(safe_divide(W, jnp.broadcast_to(jnp.max(jnp.abs(W), axis=0, keepdims=True), W.shape)))
         Q = jnp.where(lost, Q, jnp.zeros_like(Q))
-        return matmul(N, N.T), eye - matmul(Q, Q.T), jnp.sum(lost).astype(jnp.int32)
+        rank = jnp.sum(eigenvalues > tolerance * eigenvalues[-1])
+        return matmul(N, N.T), eye - matmul(Q, Q.T), d - rank.astype(jnp.int32)
 
     null, shortest, lost = jax.lax.cond(full, regular, deficient, C)
     return null, shortest, d - lost

@@ -50,14 +50,15 @@ def fit(
     method: str,
     tol: ArrayLike,
     max_steps: int,
+    narrow: bool = False,
 ) -> Fit:
     """Minimise sum_i weights_i L_i + (l2 / 2) norm2(w)^2 + l1 norm1(w); see the two models.
 
-    Y (n, 1) with the link "sigmoid", (n, k) with "softmax"; X and Y are floating and of one dtype.
+    Y (n, 1) with the link "sigmoid", (n, k) with "softmax"; X and Y are floating and of one dtype. narrow: the result
+    is float32, whatever the dtype of the data.
     """
     _check.choice("method", method, METHODS)
-    if _check.concrete(max_steps) and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1; got {max_steps}.")
+    _check.whole("max_steps", max_steps, 1)
     numbers = []
     for name, value in (("l2", l2), ("l1", l1), ("tol", tol)):
         _check.nonnegative(name, value)
@@ -74,9 +75,10 @@ def fit(
     elif method == "subspace" and sparse:
         raise ValueError('method="subspace" knows no l1: use method="newton" or "auto".')
     given = X, Y, s, *numbers
-    static = link, bool(intercept), "l1" if sparse else method
-    if X.dtype.itemsize < 8 and all(_check.concrete(v) for v in (*given, max_steps)):
-        return _wide.in_float64(_jitted, given, max_steps, static)
+    static = link, _check.flag("intercept", intercept), "l1" if sparse else method
+    dtype = jnp.dtype(jnp.float32) if narrow else X.dtype
+    if dtype.itemsize < 8 and all(_check.concrete(v) for v in (*given, max_steps)):
+        return _wide.in_float64(_jitted, given, max_steps, static, dtype)
     return _jitted(*given, max_steps, *static)
 
 
@@ -193,7 +195,8 @@ def _solution_jvp(link: str, intercept: bool, method: str, primals: Any, tangent
     last = (jnp.arange(D) == D - 1)[:, None]
     moves = (sign != 0) | (last & intercept) if sparse else jnp.ones_like(sign, bool) & (~last | intercept)
     one_over = jnp.concatenate([1 / scale, jnp.zeros_like(scale[:1])])[:, None]
-    keep = s > 0
+    usable = _check.ordinary((X - m[None, :]) / scale[None, :]), (Y >= 0) & (Y <= 1)
+    keep = jnp.asarray(_check.seen(s, *usable))  # a weight of 0 has a derivative
 
     def held(v: Array) -> Array:
         return jnp.where(moves, v, jnp.zeros_like(v))

@@ -72,6 +72,8 @@ def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_step
         renew = path.drift > 0.5
         factor = jax.lax.cond(renew, lambda _: preconditioner(P, h, q, null), lambda factor: factor, path.factor)
         direction = -jax.vmap(lambda L, v: jax.scipy.linalg.cho_solve((L, True), v), (0, 1), 1)(factor, g)
+        # What dependent columns leave free is not seen by the model below, and would grow with each of its steps.
+        direction = direction - jnp.pad(matmul(null, direction[:-1]), ((0, 1), (0, 0)))
         if link == _links.SOFTMAX:
             direction = direction - jnp.mean(direction, axis=1, keepdims=True)
         size = -jnp.vdot(g, direction, precision=HIGHEST)

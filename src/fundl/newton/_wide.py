@@ -1,27 +1,39 @@
-"""Concrete float32 data are solved in float64."""
+"""Concrete float32 data are solved in float64, and float64 data of NumPy are read as they are."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fundl import _check
 from fundl._precise import matmul
 from fundl._result import Fit
 from fundl._types import Array
 from fundl.newton import _links
 
 
+@contextlib.contextmanager
+def digits_of(*given: Any) -> Iterator[bool]:
+    """Where jax holds float32 only, float64 data of NumPy keep their digits in here; whether that is so, for `fit`."""
+    float64 = any(isinstance(v, np.ndarray) and v.dtype == np.float64 for v in given)
+    holds = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    narrow = float64 and not holds and all(map(_check.concrete, given))
+    with jax.enable_x64(True) if narrow else contextlib.nullcontext():
+        yield narrow
+
+
 def in_float64(
-    solve: Callable[..., Fit], given: tuple[Array, ...], max_steps: int, static: tuple[str, bool, str]
+    solve: Callable[..., Fit], given: tuple[Array, ...], max_steps: int, static: tuple[str, bool, str], dtype: Any
 ) -> Fit:
-    """Solve in float64, where the bound is sharp, and round what is found to the dtype of the data.
+    """Solve in float64, where the bound is sharp, and round what is found to `dtype`.
 
     The products of float32 numbers are exact in float64, so the optimum is that of the data as they are. Only for
     concrete data: inside a trace the dtype of the program holds.
     """
-    dtype = given[0].dtype
     with jax.enable_x64(True):
         wide = tuple(v.astype(jnp.float64) for v in given)
         found = solve(*wide, max_steps, *static)

@@ -139,7 +139,7 @@ def linear(
         raise ValueError("leave_one_out=True leaves every row out in turn: give folds or leave_one_out, not both.")
     data, _ = given(X, Y, weights, folds, l2, 0.0)
     shape = (data.l2.shape[0], -1, Y.shape[1])
-    ends, whole = _linear.solve(data, intercept=bool(intercept), leave_one_out=bool(leave_one_out))
+    ends, whole = _linear.solve(data, intercept=_check.flag("intercept", intercept), leave_one_out=bool(leave_one_out))
     return _packed(data, ends, whole, "linear", shape, scored=leave_one_out or None)
 
 
@@ -161,21 +161,20 @@ def _convex(
     data, sparse = given(X, Y, weights, folds, l2, l1)
     _check.nonnegative("tol", tol)
     limit = _check.scalar("tol", tol).astype(X.dtype)
-    if _check.concrete(max_steps) and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1; got {max_steps}.")
+    _check.whole("max_steps", max_steps, 1)
     D = X.shape[1] + 1
     pairs = X.shape[0] * D * (D + 1) // 2
     small = D <= WIDEST and pairs <= MOST
     one_device = jax.typeof(X).sharding.mesh.empty
     together = link == "sigmoid" and not sparse and small and one_device
-    static = {"link": link, "intercept": bool(intercept), "sparse": sparse, "together": together}
+    static = {"link": link, "intercept": _check.flag("intercept", intercept), "sparse": sparse, "together": together}
     shape = (data.l2.shape[0], -1, Y.shape[1] if link == "sigmoid" else 1)
 
     def solve(data: Given) -> tuple[Ends, Ends]:
         if in_numpy and together:
-            return _concrete_program.solve(data, limit, int(max_steps), intercept=bool(intercept))
+            return _concrete_program.solve(data, limit, int(max_steps), intercept=_check.flag("intercept", intercept))
         if in_numpy and (not sparse or (link == "sigmoid" and pairs > FEW)):
-            found = _singly.solve(data, limit, max_steps, link=link, intercept=bool(intercept))
+            found = _singly.solve(data, limit, max_steps, link=link, intercept=_check.flag("intercept", intercept))
             if found is not None:
                 return found
         return _program.solve(data, limit.astype(data.X.dtype), max_steps, **static)

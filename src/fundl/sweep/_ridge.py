@@ -10,8 +10,8 @@ import numpy as np
 
 from fundl._precise import matmul, rows_dot
 from fundl._result import Status
-from fundl._types import Array
 from fundl.least_squares import _blocks
+from fundl.least_squares._path import means
 from fundl.least_squares._words import namespace
 from fundl.sweep._ends import Ends
 
@@ -81,12 +81,12 @@ def ridge(X: Any, Y: Any, l2: Any, s: Any, q: Any | None, *, intercept: bool, le
 def _about_means(X: Any, Y: Any, s: Any, total: Any, intercept: bool) -> tuple[Any, ...]:
     """The means of X and Y, then Z^T S Z, Z^T S E and the lengths of E about them (about 0 without intercept)."""
     if not isinstance(X, np.ndarray):
-        x_mean, y_mean = (_mean(A, s, total, intercept) for A in (X, Y))
+        x_mean, y_mean = (means(A, s, total) if intercept else jnp.zeros_like(A[0]) for A in (X, Y))
         root = jnp.sqrt(s)[:, None]
         Z, E = (X - x_mean[None, :]) * root, (Y - y_mean[None, :]) * root
         return x_mean, y_mean, rows_dot(Z, Z), rows_dot(Z, E), jnp.sqrt(jnp.sum(E * E, axis=0))
     (_, d), t = X.shape, Y.shape[1]
-    rows = _weighted(X, Y, s, *(s @ A / total if intercept else np.zeros(A.shape[1]) for A in (X, Y)))
+    rows = _weighted(X, Y, s, *(_blocks.means(A, s) if intercept else np.zeros(A.shape[1]) for A in (X, Y)))
     G = _blocks.gram(rows, intercept, np.float64)
     left = G[-1, : d + t] / total if intercept else np.zeros(d + t)  # of a large offset, after its rounded mean
     G = G[: d + t, : d + t] - total * np.outer(left, left)
@@ -132,11 +132,3 @@ def _of_rows(
 def _each(v: Any, t: int) -> Any:
     """An entry of each penalty for every target, (m t,)."""
     return namespace(v).repeat(v, t)
-
-
-def _mean(A: Array, s: Array, total: Array, intercept: bool) -> Array:
-    """The weighted mean of the columns, twice: of what the first mean left, it is free of a large offset's rounding."""
-    if not intercept:
-        return jnp.zeros_like(A[0])
-    about = rows_dot(A, s) / total
-    return about + rows_dot(A - about[None, :], s) / total
