@@ -1,7 +1,8 @@
 """Activations a = g(z), elementwise and over an axis, each with its hand-written backward.
 
 A backward takes the derivative from the input, never from the output: 1 - a loses every digit of a derivative
-where a is close to 1. Half-precision inputs are computed in float32; the result has the dtype of the input.
+where a is close to 1. `jax.grad` of g is autodiff of its formula, without those digits.
+Half-precision inputs are computed in float32; the result has the dtype of the input.
 """
 
 from fundl.activations._elementwise import (
