@@ -630,6 +630,18 @@ class TestCommandLine:
         assert "1 of 2 rules right" in out
         assert "no usual shapes fit mixed_ops:odd" in err
 
+    def test_shapes_are_found_at_which_every_gradient_has_that_of_its_argument(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "scaled_ops.py").write_text(
+            "import jax.numpy as jnp\n"
+            "def scale(x, g):\n    return x * jnp.broadcast_to(g, x.shape)\n"
+            "def scale_backward(dy, x, g):\n"
+            "    return dy * jnp.broadcast_to(g, x.shape), (dy * x).sum(0)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        assert verify.run(["scaled_ops:scale"], json=True) == 0
+        (report,) = json.loads(capsys.readouterr().out)["reports"]
+        assert [row["type"].partition("[")[2] for row in report["arguments"]] == ["5,3]", "3]"]
+
     def test_several_threads_give_the_same_table_in_order(self, capsys):
         cases = [(f"{k} x", lambda x, k=k: k * x, lambda dy, x, k=k: k * dy, (B,), {}) for k in (2, 3, 4, 5)]
         cases[2] = ("4 x", lambda x: 4 * x, lambda dy, x: 5 * dy, (B,), {})

@@ -7,10 +7,10 @@ for tests, `assert_rule` and so on, which raises with the report.
 
 The arguments only say shapes, dtypes and a typical scale. The rule is examined at some hundred points around and
 far from them: zeros, ties, small integers, saturated and overflowing values, tiny and huge ones; at other shapes
-that f accepts; with cotangents of any sign and size; in float64 and in float32, whatever the global setting. Two
-judges decide: autodiff of f, and differences of its values, which need no autodiff. There is no tolerance to
-choose. What is a choice and not an error is said and not failed: the value at a kink, and digits lost to rounding
-where a gradient is next to nothing.
+that f accepts; with cotangents of any sign and size; in float64, in float32 and in the half precision of arguments
+that have one, whatever the global setting. Two judges decide: autodiff of f, and differences of its values, which
+need no autodiff. There is no tolerance to choose. What is a choice and not an error is said and not failed: the value
+at a kink, and digits lost to rounding where a gradient is next to nothing.
 
 >>> import jax.numpy as jnp
 >>> def f(x, w):

@@ -62,13 +62,15 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
     chosen.sort(key=lambda pe: bool(finite_truth[pe]))
     blind = sum(not finite_truth[pe] for pe in chosen)
     verdicts = bench.verdicts(chosen[:blind], values_only=True) + bench.verdicts(chosen[blind:])
-    own = bench.rounding(compute, chosen)
+    lows, highs = bench.rounding(compute, chosen)
     kinks: list[tuple[int, int, Verdict]] = []
     lost: list[tuple[int, int, float, float]] = []
     open_still: list[tuple[int, int, float, float]] = []
-    for (p, e), v, noise in zip(chosen, verdicts, own, strict=True):
-        g, t = float(given[p, e]), float(truth[p, e])
-        slack = 4 * v.error + 4 * float(noise) + float(allowed[p, e] if finite_truth[p, e] else 0.0)
+    for (p, e), v, least, most in zip(chosen, verdicts, lows, highs, strict=True):
+        g, t, noise = float(given[p, e]), float(truth[p, e]), float(most - least)
+        if v.kind == "kink":  # there the rule may jump; its rounding is what leaves the interval
+            noise = min(noise, max(v.low - float(least), float(most) - v.high, 0.0))
+        slack = 4 * v.error + 4 * noise + float(allowed[p, e] if finite_truth[p, e] else 0.0)
         if v.kind == "smooth" and abs(g - v.value) > slack + 1e-9 * abs(v.value):
             if abs(g - v.value) <= faint[p, e]:
                 lost.append((p, e, g, v.value))
@@ -99,7 +101,7 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
             else:
                 kinks.append((p, e, v))
         elif (v.kind == "undecided" or v.error > 0.1 * abs(g - t)) and not (
-            abs(g - t) <= 4 * float(noise) + 1e-3 * max(abs(g), abs(t))  # the rule's own rounding may explain it
+            abs(g - t) <= 4 * noise + 1e-3 * max(abs(g), abs(t))  # the rule's own rounding may explain it
         ):
             open_still.append((p, e, g, t))
     _along_ties(bench, given, kinks, wrong)

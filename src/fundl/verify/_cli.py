@@ -187,7 +187,7 @@ def _is_custom(f: Any) -> bool:
 
 
 def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., Any] | None) -> tuple[Any, ...]:
-    """The first usual shapes that the function and its rule accept without broadcasting."""
+    """The first usual shapes at which every gradient has that of its argument; without a rule, none that broadcast."""
     parameters = inspect.signature(f).parameters.values()
     count = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
     usual = ("(5,3)", "(3,4)", "(3,)", "(4,)", "(5,)", "()", "int3(5)")
@@ -196,13 +196,13 @@ def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., An
         if "(" + "5,3)" not in shapes and "(5,)" not in shapes:
             continue
         try:
-            with jax.numpy_rank_promotion("raise"):
+            with jax.numpy_rank_promotion("raise" if backward is None else "allow"):
                 out = jax.eval_shape(f, *args)
                 if backward is not None:
                     grads = jax.eval_shape(backward, out, *args)
                     floats = [a for a in args if jnp.issubdtype(a.dtype, jnp.floating)]
                     flat = [g for g in jax.tree.leaves(grads) if g.dtype != jax.dtypes.float0]
-                    if len(flat) != len(floats):
+                    if [g.shape for g in flat] != [a.shape for a in floats]:
                         continue
         except (TypeError, ValueError, IndexError, AssertionError):
             continue

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl.verify._arguments import Arguments, to_numpy
+from fundl.verify._programs import coarsest, holds, in_float64
 
 __all__ = ["UNTRACEABLE", "Engine", "StructureError"]
 
@@ -52,7 +53,8 @@ class Engine:
     """One function f and the leaves of its arguments; everything here maps stacks of points to stacks of results.
 
     `dtype` is that of the floating leaves: float64 makes the shadow in which float32 rules are judged, inside a
-    local 64-bit context, whatever the global setting.
+    local 64-bit context, whatever the global setting. A function that casts to a narrower float inside, or that
+    takes its own dtypes only, is followed there operation by operation: `inside` is the coarsest dtype it computes in.
     """
 
     def __init__(self, f: Callable[..., Any], args: Sequence[Any], arguments: Arguments, has_aux: bool) -> None:
@@ -73,9 +75,67 @@ class Engine:
             raise TypeError(f"f must return at least one floating array to differentiate; got {dtypes}.")
         self.output_dtypes = [dtypes[i] for i in self.outputs]
         self.shapes = [np.shape(leaves[i]) for i in self.outputs]
+        self.inside: Any = None  # the coarsest dtype that f casts to when called in float64
+        self.own_dtypes_only = False  # f takes no float64 where its arguments are narrower
+        self.traced = self.calls_back = False  # jax can trace f; f calls back into Python
+
+    def look_inside(self) -> None:
+        """Find out in what dtypes f computes when it is called in float64."""
+        with jax.enable_x64(True):
+            wide = [jax.ShapeDtypeStruct(leaf.value.shape, np.float64 if leaf.floating else leaf.dtype)
+                    for leaf in self.arguments.leaves]  # fmt: skip
+            own = [jax.ShapeDtypeStruct(leaf.value.shape, leaf.dtype) for leaf in self.arguments.leaves]
+            for structs in (wide, own):
+                try:
+                    jaxpr = jax.make_jaxpr(self._plain_values)(structs).jaxpr
+                except UNTRACEABLE:
+                    return
+                except Exception:  # f refuses float64, or is wrong and says so when it is called
+                    continue
+                self.traced, self.own_dtypes_only = True, structs is own
+                self.inside, self.calls_back = coarsest(jaxpr), holds(jaxpr, "pure_callback")
+                return
+
+    @property
+    def eps(self) -> float:
+        """The unit of rounding of the coarsest dtype that f or its arguments have; 0 where all is float64."""
+        mine = [leaf.dtype for leaf in self.arguments.leaves if leaf.floating] + self.output_dtypes
+        return max([float(jnp.finfo(d).eps) for d in mine if np.dtype(d).itemsize < 8] + [self.inside_eps])
+
+    @property
+    def inside_eps(self) -> float:
+        """The unit of rounding of the coarsest dtype that f casts to; 0 where it casts to none."""
+        return 0.0 if self.inside is None else float(jnp.finfo(self.inside).eps)
+
+    def follow(self, function: Compute, leaves: list[Any], dys: list[Any]) -> Any:
+        """function(leaves, dys), in float64 even where it casts to what f or its arguments have."""
+        if not (_is_wide(leaves) and any(isinstance(x, jax.core.Tracer) for x in leaves)):
+            return function(leaves, dys)
+        own = (self._own_dtypes(leaves), self.output_dtypes)
+        call = functools.partial(in_float64, function, (leaves, dys), self.eps)
+        if self.own_dtypes_only:
+            return call(dtypes=own)
+        try:
+            return call(always=self.inside is not None)
+        except (StructureError, *UNTRACEABLE):
+            raise
+        except Exception as error:  # a kernel may take no dtypes but those of the arguments given
+            try:
+                return call(dtypes=own)
+            except Exception:
+                raise error from None
+
+    def _own_dtypes(self, leaves: list[Any]) -> list[Any]:
+        return [leaf.dtype if leaf.floating else x.dtype for x, leaf in zip(leaves, self.arguments.leaves, strict=True)]
 
     def values(self, leaves: list[Any]) -> list[Any]:
         """The floating outputs of f."""
+        if not _is_wide(leaves) or not (self.inside or self.own_dtypes_only or self.calls_back):
+            return self._plain_values(leaves)
+        dtypes = (self._own_dtypes(leaves),) if self.own_dtypes_only else None
+        return in_float64(self._plain_values, (leaves,), np.inf, dtypes=dtypes)
+
+    def _plain_values(self, leaves: list[Any]) -> list[Any]:
         out = self.f(*self.arguments.build(leaves))
         flat = jax.tree.leaves(out[0] if self.has_aux else out)
         return [jnp.asarray(flat[i]) for i in self.outputs]
@@ -89,6 +149,8 @@ class Engine:
 
     def autodiff(self, leaves: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
         """f and its vector-Jacobian product by jax.vjp."""
+        if self.calls_back:
+            raise NotImplementedError("a pure_callback has no derivative")
         mine = self.arguments.differentiable
 
         def g(diff: list[Any]) -> list[Any]:
@@ -104,7 +166,7 @@ class Engine:
     def rule(self, backward: Callable[..., Any]) -> Compute:
         """The hand-written gradients, one per differentiable leaf, missing ones as zeros."""
 
-        def compute(leaves: list[Any], dys: list[Any]) -> list[Any]:
+        def plain(leaves: list[Any], dys: list[Any]) -> list[Any]:
             found, problems = self.arguments.align(backward(self.dy_tree(dys), *self.arguments.build(leaves)))
             out = []
             for k, g in zip(self.arguments.differentiable, found, strict=True):
@@ -120,7 +182,7 @@ class Engine:
                 raise StructureError("; ".join(problems))
             return out
 
-        return compute
+        return lambda leaves, dys: self.follow(plain, leaves, dys)
 
     def differences(self, leaves: list[Any], dys: list[Any], where: Any, steps: Any) -> Any:
         """Central slopes of <dy, f> along one entry for each step, and the rounding error of each.
@@ -165,9 +227,12 @@ class Engine:
         return [jnp.reshape(v, steps.shape) for v in out]
 
     def run(self, key: Any, compute: Callable[..., Any], stacks: Sequence[Arrays], dtype: Any, chunk: int) -> Any:
-        """compute mapped over the first axis of every stack, in chunks of one size so that it compiles once."""
+        """compute mapped over the first axis of every stack, in chunks of one size so that it compiles once.
+
+        The floats are cast to dtype, or left as they are where that is None.
+        """
         count = len(stacks[0][0])
-        wide = np.dtype(dtype) == np.float64
+        wide = dtype is not None and np.dtype(dtype) == np.float64
         pieces = []
         # Without 64-bit mode a float32 run must stay in it: a rule that needs the mode is a rule with a defect.
         with jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64"))):
@@ -188,18 +253,22 @@ class Engine:
     def _mapped(self, key: Any, compute: Callable[..., Any], part: list[Any], dtype: Any, chunk: int, rows: int) -> Any:
         cache = (key, str(dtype), chunk, tuple(s.shape[1:] for s in part[0]))
         if cache not in self._compiled:
-            mapped = jax.jit(jax.vmap(compute) if chunk > 1 else compute, compiler_options=quick_compile())
             try:
-                result = self._call(mapped, part, chunk)
+                self._compiled[cache] = self._compile(compute, part, chunk)
             except UNTRACEABLE:
                 self._compiled[cache] = None
-            else:
-                self._compiled[cache] = mapped
-                return result
-        if (mapped := self._compiled.get(cache)) is not None:
+        if (mapped := self._compiled[cache]) is not None:
             return self._call(mapped, part, chunk)
         found = [compute(*[[jnp.asarray(s[i]) for s in group] for group in part]) for i in range(rows)]
         return jax.tree.map(lambda *v: np.stack([to_numpy(x) for x in v]), *found)
+
+    @staticmethod
+    def _compile(compute: Callable[..., Any], part: list[Any], chunk: int) -> Callable[..., Any]:
+        first = part if chunk > 1 else [[s[0] for s in group] for group in part]
+        traced = jax.jit(jax.vmap(compute) if chunk > 1 else compute).trace(*first)
+        # Without optimisation a convolution runs eight times as long.
+        slow = holds(traced.jaxpr.jaxpr, "conv_general_dilated")
+        return traced.lower().compile(compiler_options={} if slow else quick_compile())
 
     @staticmethod
     def _call(mapped: Callable[..., Any], part: list[Any], chunk: int) -> Any:
@@ -209,4 +278,8 @@ class Engine:
 
     @staticmethod
     def _cast(x: np.ndarray, dtype: Any) -> np.ndarray:
-        return x.astype(dtype) if x.dtype.kind == "f" else x
+        return x.astype(dtype) if x.dtype.kind == "f" and dtype is not None else x
+
+
+def _is_wide(leaves: list[Any]) -> bool:
+    return any(getattr(x, "dtype", None) == np.float64 for x in leaves)

@@ -13,11 +13,11 @@ import numpy as np
 from fundl.verify._arbitrate import Wrong, arbitrate
 from fundl.verify._arguments import Arguments
 from fundl.verify._diagnose import Evidence, diagnose
-from fundl.verify._engine import Engine
+from fundl.verify._engine import UNTRACEABLE, Engine
 from fundl.verify._judges import Bench, Verdict, flat
 from fundl.verify._points import Domain, guess_domain, resized
 from fundl.verify._report import Failure, Report, Row
-from fundl.verify._single import check_float32
+from fundl.verify._single import check_float32, check_half
 from fundl.verify._structure import check_structure
 
 __all__ = ["Examiner"]
@@ -52,11 +52,17 @@ class Examiner:
         self.f, self.args, self.kink, self.reference, self.seed = f, tuple(args), kink, reference, seed
         self.arguments = Arguments(f, args, wrt=wrt, fixed=fixed)
         self.engine = Engine(f, self.args, self.arguments, has_aux)
+        self.engine.look_inside()
         self.notes = [
             f"every entry of {leaf.name} is {leaf.value.flat[0]}, so a rule that ignores it passes: vary it"
             for leaf in self.arguments.leaves
             if not leaf.floating and leaf.value.size > 1 and np.ptp(leaf.value.astype(np.int64)) == 0
         ]
+        if self.engine.own_dtypes_only:
+            self.notes.append("f takes no float64: its operations were run one by one in float64 instead")
+        if self.engine.inside is not None:
+            name = self.engine.inside.name
+            self.notes.append(f"f casts to {name}: judged as if that and such casts of the rule kept every digit")
         self.domains = self._domains(domain)
         # Large inputs get fewer points: time and memory stay linear in the size of the input.
         values = [leaf.value for leaf in self.arguments.leaves]
@@ -101,20 +107,22 @@ class Examiner:
 
     def _bench(self, values: list[np.ndarray], shapes: list[tuple[int, ...]], budget: int) -> Bench:
         blackbox = self.reference == "differences"
+        in_python = self.engine.calls_back or not self.engine.traced
 
         def make(domains: dict[int, Domain]) -> Bench:
-            return Bench(self.engine, values, domains, blackbox, budget, self.seed, shapes)
+            # Where each value of f is a call from Python there is time for a few points only.
+            room = min(budget, 6 * max(1, sum(v.size for v in values))) if blackbox and in_python else budget
+            return Bench(self.engine, values, domains, blackbox, room, self.seed, shapes)
 
         try:
             bench = make(self.domains)
-        except jax.errors.TracerArrayConversionError:
-            # f is written in NumPy: autodiff cannot see it, differences can.
-            if self.reference == "autodiff":
+        except Exception as error:
+            reason = self._no_autodiff(error)
+            if reason is None:
                 raise
             self.reference, blackbox = "differences", True
-            self.notes.append("f cannot be traced by jax: differences are the only judge, at a few points")
-            # Each value of f is now a call from Python.
-            budget = self.budget = 6 * max(1, sum(v.size for v in values))
+            few = ", at a few points" if in_python else ""
+            self.notes.append(f"{reason}: differences are the only judge{few}")
             bench = make(self.domains)
         guesses = {k: guess_domain(leaf) for k, leaf in enumerate(self.arguments.leaves) if leaf.floating}
         guesses = {k: g for k, g in guesses.items() if g is not None and k not in self.domains}
@@ -126,6 +134,21 @@ class Examiner:
                 self.notes.append(f"f has no finite value at most points, so they were drawn with {words}")
                 bench = narrowed
         return bench
+
+    def _no_autodiff(self, error: Exception) -> str | None:
+        """Why autodiff cannot judge f, where this error says so and differences still can."""
+        numpy = isinstance(error, jax.errors.TracerArrayConversionError)
+        if not self.engine.traced and not isinstance(error, UNTRACEABLE):
+            error.add_note(
+                "fundl called f in float64, to judge rules beyond the rounding of float32: let f take it too."
+            )
+        if self.reference != "auto":
+            return None
+        if numpy:
+            return "f cannot be traced by jax"
+        if self.engine.traced and isinstance(error, (NotImplementedError, TypeError, ValueError)):
+            return f"jax has no derivative of f ({(str(error).splitlines() or [''])[0]})"
+        return None
 
     def others(self) -> list[tuple[str, Bench]]:
         """Benches of other shapes that f accepts: one example, another batch size, unequal sides."""
@@ -168,6 +191,8 @@ class Examiner:
             self._other_shapes(compute, report)
         if not report.failures:
             report.failures += check_float32(self.engine, self.bench, compute, report.notes)
+        if not report.failures:
+            report.failures += check_half(self.engine, self.bench, compute)
         if id(backward) not in self._kept:
             self.engine.forget(compute)
         self._rows(report)

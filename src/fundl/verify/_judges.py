@@ -207,20 +207,24 @@ class Bench:
         x = self.entries()[p, e]
         return np.array([isinstance(d, tuple) and v in d for d, v in zip(ends, x, strict=True)])
 
-    def rounding(self, compute: Callable[..., Any], where: list[tuple[int, int]]) -> np.ndarray:
-        """How far the rule's own value at each (point, entry) scatters when its inputs are rounded differently."""
+    def rounding(self, compute: Callable[..., Any], where: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the largest value of the rule at each (point, entry) when its inputs are rounded differently.
+
+        Every input but zeros moves, so that a value wrong at one point only is not taken for the rule's rounding.
+        """
         if not where:
-            return np.zeros(0)
+            return np.zeros(0), np.zeros(0)
         rng = np.random.default_rng(self.seed + 4)
         p = np.repeat([w[0] for w in where], _SHAKEN)
         stacks, dys = (
-            [x * (1 + 2.0**-51 * rng.choice([-1.0, 0.0, 1.0], x.shape)) if x.dtype.kind == "f" else x for x in group]
+            [x * (1 + 2.0**-51 * rng.choice([-2, -1, 1, 2], x.shape)) if x.dtype.kind == "f" else x for x in group]
             for group in (self.pick(self.points.stacks, p), self.pick(self.dys, p))
         )
         out = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))
         mine = out[np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)].reshape(len(where), _SHAKEN)
-        scatter = np.fmax.reduce(mine, axis=1) - np.fmin.reduce(mine, axis=1)
-        return np.where(np.isfinite(scatter), scatter, 0.0)
+        low, high = np.fmin.reduce(mine, axis=1), np.fmax.reduce(mine, axis=1)
+        finite = np.isfinite(low) & np.isfinite(high)
+        return np.where(finite, low, 0.0), np.where(finite, high, 0.0)
 
     def nearby(self, p: np.ndarray, e: np.ndarray, values_only: bool) -> tuple[np.ndarray, np.ndarray]:
         """The gradient of entry e at random points very near to p, and how far the entry was moved: two (W, S)."""

@@ -9,16 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
+
+from fundl.verify._programs import bind, walk
 
 __all__ = ["Site", "Sites", "run_with", "sites_of"]
 
-# Calls that are entered, with the name of the parameter that holds what they call.
-_ENTERED = {
-    "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
-    "remat2": "jaxpr", "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}  # fmt: skip
 # Moves and conversions: a mutation there is one of the operation that feeds them.
 _UNCHANGED = {
     "convert_element_type", "stop_gradient", "copy", "copy_p", "broadcast_in_dim", "reshape", "squeeze",
@@ -65,9 +60,9 @@ def run_with(site: Site | None, function: Callable[..., Any], args: Sequence[Any
         counts[name] = counts.get(name, -1) + 1
         if site is not None and (name, counts[name]) == (site.primitive, site.number):
             return site.change(eqn, values)
-        return _bind(eqn, values)
+        return bind(eqn, values)
 
-    out = _walk(closed.jaxpr, closed.consts, [jnp.asarray(x) for x in live], visit)
+    out = walk(closed.jaxpr, closed.consts, [jnp.asarray(x) for x in live], visit)
     return jax.tree.unflatten(jax.tree.structure(shape), out)
 
 
@@ -79,7 +74,7 @@ def sites_of(function: Callable[..., Any], args: Sequence[Any]) -> Sites:
     def visit(eqn: Any, values: list[Any]) -> Any:
         name = eqn.primitive.name
         counts[name] = counts.get(name, -1) + 1
-        out = _bind(eqn, values)
+        out = bind(eqn, values)
         for text, kind, change in _changes(eqn, values, out):
             found.append(Site(name, counts[name], text, kind, change))
         return out
@@ -95,35 +90,8 @@ def sites_of(function: Callable[..., Any], args: Sequence[Any]) -> Sites:
 
     arrays = [jnp.asarray(leaves[i]) for i in live]
     closed = jax.make_jaxpr(of_arrays)(*arrays)
-    jax.eval_shape(lambda *a: _walk(closed.jaxpr, closed.consts, list(a), visit), *arrays)
+    jax.eval_shape(lambda *a: walk(closed.jaxpr, closed.consts, list(a), visit), *arrays)
     return found
-
-
-def _walk(jaxpr: Any, consts: Sequence[Any], args: list[Any], visit: Callable[[Any, list[Any]], Any]) -> list[Any]:
-    env: dict[Any, Any] = {}
-
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, core.Literal) else env[v]
-
-    env.update(zip(jaxpr.constvars, consts, strict=True))
-    env.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        values = [read(v) for v in eqn.invars]
-        inner = eqn.params.get(_ENTERED.get(eqn.primitive.name, ""))
-        if inner is None:
-            out = visit(eqn, values)
-            out = list(out) if eqn.primitive.multiple_results else [out]
-        else:
-            closed = isinstance(inner, core.ClosedJaxpr)
-            out = _walk(inner.jaxpr if closed else inner, inner.consts if closed else [], values, visit)
-        env.update(zip(eqn.outvars, out, strict=True))
-    return [read(v) for v in jaxpr.outvars]
-
-
-def _bind(eqn: Any, values: list[Any], **changed: Any) -> Any:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # jax 0.9 returns a pair
-    return eqn.primitive.bind(*functions, *values, **{**params, **changed})
 
 
 def _changes(eqn: Any, values: list[Any], out: Any) -> Iterator[tuple[str, str, Change]]:
@@ -132,7 +100,7 @@ def _changes(eqn: Any, values: list[Any], out: Any) -> Iterator[tuple[str, str, 
         return
     shape, floating = out.shape, jnp.issubdtype(out.dtype, jnp.floating)
     if name in _FLIP and not floating:
-        yield "comparison flipped", "structural", lambda e, v: jnp.logical_not(_bind(e, v))
+        yield "comparison flipped", "structural", lambda e, v: jnp.logical_not(bind(e, v))
         if name in _CLOSE:
             yield "other side of the kink", "convention", lambda e, v: getattr(jax.lax, _CLOSE[name])(*_pair(v))
         return
@@ -143,7 +111,7 @@ def _changes(eqn: Any, values: list[Any], out: Any) -> Iterator[tuple[str, str, 
             kept = ("second", "first")[i]
             yield f"only the {kept if i else 'first'} operand kept", "structural", lambda e, v, i=i: jnp.asarray(v[i])
     if name in ("sub", "div"):
-        yield "operands swapped", "structural", lambda e, v: _bind(e, v[::-1])
+        yield "operands swapped", "structural", lambda e, v: bind(e, v[::-1])
     other = {"add": "sub", "sub": "add", "mul": "div", "max": "min", "min": "max"}.get(name)
     if other:
         yield f"{other} in its place", "structural", lambda e, v: getattr(jax.lax, other)(*_pair(v))
@@ -151,31 +119,31 @@ def _changes(eqn: Any, values: list[Any], out: Any) -> Iterator[tuple[str, str, 
         axes = tuple(eqn.params["axes"])
         count = int(np.prod([values[0].shape[a] for a in axes])) if axes else 1
         if count > 1:
-            yield "mean for sum", "structural", lambda e, v: _bind(e, v) / np.prod(
+            yield "mean for sum", "structural", lambda e, v: bind(e, v) / np.prod(
                 [v[0].shape[a] for a in e.params["axes"]]).astype(v[0].dtype)  # fmt: skip
             yield (
                 "only the first summed",
                 "structural",
-                lambda e, v: _bind(e, [_masked(v[0], e.params["axes"], "first")]),
+                lambda e, v: bind(e, [_masked(v[0], e.params["axes"], "first")]),
             )
-            yield "the last not summed", "structural", lambda e, v: _bind(e, [_masked(v[0], e.params["axes"], "last")])
+            yield "the last not summed", "structural", lambda e, v: bind(e, [_masked(v[0], e.params["axes"], "last")])
             yield "maximum for sum", "structural", lambda e, v: jnp.max(v[0], axis=tuple(e.params["axes"]))
     if name == "dot_general":
         for i in (0, 1):
             if values[i].ndim == 2 and values[i].shape[0] == values[i].shape[1]:
-                yield f"operand {i} transposed", "structural", lambda e, v, i=i: _bind(
+                yield f"operand {i} transposed", "structural", lambda e, v, i=i: bind(
                     e, [v[0].T, v[1]] if i == 0 else [v[0], v[1].T])  # fmt: skip
     if name == "select_n" and len(values) == 3:
-        yield "cases swapped", "structural", lambda e, v: _bind(e, [v[0], v[2], v[1]])
+        yield "cases swapped", "structural", lambda e, v: bind(e, [v[0], v[2], v[1]])
     if name == "integer_pow":
-        yield "power one higher", "structural", lambda e, v: _bind(e, v, y=e.params["y"] + 1)
+        yield "power one higher", "structural", lambda e, v: bind(e, v, y=e.params["y"] + 1)
     if name in ("exp", "log", "tanh", "logistic", "sqrt", "rsqrt", "sin", "cos", "neg", "sign", "abs", "square", "erf"):
         yield "left out", "structural", lambda e, v: v[0]
-    yield "sign", "structural", lambda e, v: -_bind(e, v)
-    yield "times 2", "structural", lambda e, v: _bind(e, v) * np.asarray(2, e.outvars[0].aval.dtype)
-    yield "times 1.01", "one percent", lambda e, v: _bind(e, v) * np.asarray(1.01, e.outvars[0].aval.dtype)
+    yield "sign", "structural", lambda e, v: -bind(e, v)
+    yield "times 2", "structural", lambda e, v: bind(e, v) * np.asarray(2, e.outvars[0].aval.dtype)
+    yield "times 1.01", "one percent", lambda e, v: bind(e, v) * np.asarray(1.01, e.outvars[0].aval.dtype)
     if shape and int(np.prod(shape)) > 1:
-        yield "last entry zeroed", "sparse", lambda e, v: _last_zero(_bind(e, v))
+        yield "last entry zeroed", "sparse", lambda e, v: _last_zero(bind(e, v))
 
 
 def _pair(values: list[Any]) -> tuple[Any, Any]:

@@ -49,7 +49,9 @@ def check_rule(f: Function, backward: Function, *args: Any, **options: Unpack[Op
     `backward(dy, *args)` takes the cotangent of the output first and then the arguments of f, and returns one
     gradient per argument of floating dtype, in that order (bare where there is one; None or float0 in the places of
     other arguments is accepted, and None means zeros). Arguments may be pytrees; integer arrays are held in the
-    range given; anything that is not an array is passed on as it is.
+    range given; anything that is not an array is passed on as it is. An examination does not see second derivatives,
+    what a rule reads from outside of its arguments, sizes far from those given (a branch taken above 100 rows, say),
+    nor a fault at values that no point reaches, such as one single odd number or magnitudes beyond 1e7.
     Options: see `Options`. Errors: TypeError where no argument or no output is a floating array.
 
     >>> import jax.numpy as jnp
@@ -105,7 +107,9 @@ def check_gradient(
 def check_custom_vjp(f: Function, *args: Any, **options: Unpack[Options]) -> Report:
     """Examine a `jax.custom_vjp` or `jax.custom_jvp` function against autodiff of its own undecorated primal.
 
-    The forward rule's value is compared too. A `jax.jit` or `functools.partial` around it is seen through.
+    The forward rule's value is compared too. A `jax.jit` or `functools.partial` around it is seen through. Where jax
+    has no derivative of the primal (a while_loop, a pure_callback), differences judge. Each backward is run right after
+    its forward, so one that reads what a forward left outside of the residuals passes; see `check_rule` for the rest.
     Options: see `Options`. Errors: TypeError where f carries no custom rule.
 
     >>> import jax, jax.numpy as jnp
@@ -129,7 +133,7 @@ def check_custom_vjp(f: Function, *args: Any, **options: Unpack[Options]) -> Rep
 
     def own_value(leaves: list[Any]) -> list[Any]:
         zeros = [jnp.zeros(v.shape, v.dtype) for v in examiner.engine.values(leaves)]
-        return decorated.autodiff(leaves, zeros)[0]
+        return examiner.engine.follow(lambda leaves, zeros: decorated.autodiff(leaves, zeros)[0], leaves, zeros)
 
     return examiner.check(backward, _name(f), own_value)
 

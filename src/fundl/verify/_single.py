@@ -1,4 +1,4 @@
-"""Float32: the rule against its own float64 shadow, which has been judged already."""
+"""Float32 and half precision: the rule against its own float64 shadow, which has been judged already."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fundl.verify._engine import Engine
 from fundl.verify._judges import Bench, flat
 from fundl.verify._report import Failure
 
-__all__ = ["FAINT", "check_float32"]
+__all__ = ["FAINT", "check_float32", "check_half"]
 
 FAINT = 8  # units of rounding of a gradient of usual size: a smaller error is no fault where the gradient is nearly 0
 _EPS = float(np.finfo(np.float32).eps)
@@ -22,8 +22,9 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
 
     Allowed: 64 units of rounding of the entry, a few of a gradient of usual size, 64 times what rounding the inputs
     moves it, and 16 times the error that autodiff makes in float32 at the same point. Comparing with the rule's own
-    shadow keeps kinks out of it.
+    shadow keeps kinks out of it. Where f casts to a coarser dtype inside, that is the unit.
     """
+    eps = max(_EPS, engine.inside_eps)
     exact = [flat(group) for group in (bench.points.stacks, bench.dys)]
     keep = bench.ok & np.all([(x == x.astype(np.float32)).all(axis=1) for x in exact], axis=0)
     if bench.blackbox:
@@ -52,9 +53,9 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
     shadow = in_dtype(stacks, dys, np.float64)
     moved, shaken = np.zeros(shadow.shape), np.zeros(shadow.shape)
     for seed in range(2):
-        x, dy = _rounded(stacks, seed), _rounded(dys, 10 + seed)
+        x, dy = _rounded(stacks, seed, eps), _rounded(dys, 10 + seed, eps)
         moved = np.fmax(moved, np.abs(in_dtype(x, dy, np.float64) - shadow))
-        shaken = np.fmax(shaken, np.abs(in_dtype(_rounded(stacks, 20 + seed, 8.0), dys, np.float64) - shadow))
+        shaken = np.fmax(shaken, np.abs(in_dtype(_rounded(stacks, 20 + seed, 8 * eps), dys, np.float64) - shadow))
     rival, rival_finite = np.zeros(shadow.shape), np.ones(shadow.shape, bool)
     if auto is not None:
         auto = flat(auto).astype(np.float64)
@@ -64,8 +65,8 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
     scale = np.maximum(1.0, bench.magnitude()[p])[:, None]
     # What rounding f itself hides: terms as large as f may cancel inside its gradient.
     value = bench.value()[p] * np.maximum(16, 4 * scale)
-    allowed = _EPS * value + _EPS * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
-    allowed += FAINT * _EPS * bench.usual()[p]
+    allowed = eps * value + eps * (64 * np.abs(shadow) + 16 * top * scale) + 64 * moved + 16 * rival
+    allowed += FAINT * eps * bench.usual()[p]
     # Gradients below the smallest float32 are flushed to zero, and so may be the terms they are made of.
     allowed += 1e-37 * np.maximum(1.0, scale)
     finite = np.all(np.isfinite(flat(values)), axis=1)[:, None] & np.isfinite(shadow) & rival_finite
@@ -79,7 +80,9 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
     if not rows.size:
         return []
     # A near tie may fall on the other side in float32: then the value is one of those near by.
-    hull = [in_dtype(_rounded(bench.pick(stacks, rows), s, 4.0), bench.pick(dys, rows), np.float64) for s in range(6)]
+    hull = [
+        in_dtype(_rounded(bench.pick(stacks, rows), s, 4 * eps), bench.pick(dys, rows), np.float64) for s in range(6)
+    ]
     low, high = np.fmin.reduce([*hull, shadow[rows]]), np.fmax.reduce([*hull, shadow[rows]])
     width = high - low
     off[rows] &= ~((single[rows] >= low - 8 * width) & (single[rows] <= high + 8 * width))
@@ -113,7 +116,7 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
                 bench.where(int(a + e))[1],
                 g,
                 t,
-                abs(g - t) / (_EPS * max(abs(t), 1e-300)),
+                abs(g - t) / (eps * max(abs(t), 1e-300)),
                 len(where),
                 b - a,
                 "float32",
@@ -124,12 +127,57 @@ def check_float32(engine: Engine, bench: Bench, compute: Callable[..., Any], not
     return failures
 
 
+def check_half(engine: Engine, bench: Bench, compute: Callable[..., Any]) -> list[Failure]:
+    """The rule in the dtypes of its arguments, where one of them is a half precision, at ordinary points.
+
+    A few digits say little of one point, so an entry is wrong if it is so at more than half of them. Allowed there: 8
+    units of rounding of the entry, 4 of the largest, and 8 times what rounding the inputs moves it and autodiff errs.
+    """
+    dtypes = [leaf.dtype if leaf.floating else None for leaf in engine.arguments.leaves]
+    ordinary = np.array([kind in ("as given", "ordinary values") for kind in bench.points.kinds])
+    p = np.flatnonzero(bench.ok & ordinary)[:8]
+    half = min((d for d in dtypes if d is not None), key=lambda d: d.itemsize)
+    if half.itemsize > 2 or bench.blackbox or not p.size:
+        return []
+    own = [[x if d is None else x.astype(d) for x, d in zip(bench.pick(group, p), kinds, strict=True)]
+           for group, kinds in ((bench.points.stacks, dtypes), (bench.dys, engine.output_dtypes))]  # fmt: skip
+    wide = [[x if d is None else x.astype(np.float64) for x, d in zip(group, kinds, strict=True)]
+            for group, kinds in zip(own, (dtypes, engine.output_dtypes), strict=True)]  # fmt: skip
+
+    def run(key: Any, function: Callable[..., Any], groups: list[Any], dtype: Any = np.float64) -> np.ndarray:
+        found = engine.run(key, function, groups, dtype, bench.chunk)
+        return flat(found[1] if key == "ad" else found).astype(np.float64)
+
+    given, shadow = run(compute, compute, own, None), run(compute, compute, wide)
+    rival = np.abs(run("ad", engine.autodiff, own, None) - run("ad", engine.autodiff, wide))
+    eps = engine.eps
+    moved = np.max(
+        [np.abs(run(compute, compute, [_rounded(g, s, eps) for g in wide]) - shadow) for s in (1, 2)], axis=0
+    )
+    allowed = eps * (8 * np.abs(shadow) + 4 * bench.leaf_max(shadow)) + 8 * (moved + rival)
+    off = np.isfinite(shadow) & np.isfinite(rival) & ~(np.abs(given - shadow) <= allowed)
+    failures = []
+    for leaf, k in enumerate(engine.arguments.differentiable):
+        a, b = bench.offsets[leaf], bench.offsets[leaf + 1]
+        wrong = np.flatnonzero(2 * off[:, a:b].sum(axis=0) > len(p))
+        if wrong.size:
+            e = int(a + wrong[0])
+            i = int(np.argmax(off[:, e]))
+            failures.append(Failure(
+                engine.arguments.leaves[k].name, "precision", f"wrong in {half.name}, right in float64",
+                f"the rule does something else with {half.name}", bench.where(e)[1], float(given[i, e]),
+                float(shadow[i, e]), abs(given[i, e] - shadow[i, e]) / (eps * max(abs(shadow[i, e]), 1e-300)),
+                len(wrong), int(b - a), half.name, bench.points.kinds[p[i]], "the rule itself in float64",
+            ))  # fmt: skip
+    return failures
+
+
 def _relative(single: np.ndarray, shadow: np.ndarray, where: np.ndarray, a: int) -> float:
     at = (where[:, 0], where[:, 1] + a)
     return float(np.nanmedian(np.abs(single[at] - shadow[at]) / np.abs(shadow[at])))
 
 
-def _rounded(stacks: list[np.ndarray], seed: int, times: float = 1.0) -> list[np.ndarray]:
-    """Each floating entry moved by one float32 rounding, up or down at random."""
+def _rounded(stacks: list[np.ndarray], seed: int, eps: float) -> list[np.ndarray]:
+    """Each floating entry moved by one rounding of unit eps, up or down at random."""
     rng = np.random.default_rng(seed)
-    return [x * (1 + times * _EPS * rng.choice([-0.5, 0.5], x.shape)) if x.dtype.kind == "f" else x for x in stacks]
+    return [x * (1 + eps * rng.choice([-0.5, 0.5], x.shape)) if x.dtype.kind == "f" else x for x in stacks]
