@@ -195,9 +195,10 @@ def _inputs(
         _check.unit_interval("p", v, "probabilities")
     if t.shape == v.shape[:-1]:
         t = _check.labels("y", t, k, w)
-        sharding = jax.typeof(v).sharding  # the classes may be split over a mesh
-        split = None if sharding.mesh.empty else sharding
-        onehot = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1, out_sharding=split) == jnp.expand_dims(t, -1)
+        onehot = jax.lax.broadcasted_iota(t.dtype, v.shape, v.ndim - 1) == jnp.expand_dims(t, -1)
+        sharding = jax.typeof(v).sharding
+        if not sharding.mesh.empty and sharding.spec[-1] is not None:  # a mesh splits the classes
+            onehot = jax.sharding.reshard(onehot, v.sharding if _check.concrete(v) else sharding)
         return given, (v, _Classes(t, onehot), _nan_unless((t >= 0) & (t < k), v.dtype), w)
     if t.shape != v.shape:
         raise ValueError(
