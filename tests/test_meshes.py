@@ -159,7 +159,7 @@ def test_integer_labels_of_classes_that_are_split(spec: PartitionSpec) -> None:
             x_ = jax.device_put(x, NamedSharding(mesh, spec))
             y_, w_ = (jax.device_put(v, NamedSharding(mesh, PartitionSpec(spec[0]))) for v in (y, w))
             J, by_autodiff = jax.value_and_grad(loss)(x_, y_, weights=w_, **given)
-            jitted = jax.jit(lambda *v: backward(1.0, *v[:2], weights=v[2], **given))(x_, y_, w_)
+            jitted = jax.jit(functools.partial(backward, 1.0, **given))(x_, y_, weights=w_)
         outside = backward(1.0, x_, y_, weights=w_, **given)  # of the mesh's context
         np.testing.assert_allclose(J, right[0], rtol=1e-13)
         for found in (by_autodiff, jitted, outside):
