@@ -229,7 +229,7 @@ def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return None
     a = _check.option("label_smoothing", label_smoothing)
-    _check.refuse_where(lambda v: ~((v >= 0) & (v <= 1)), "label_smoothing", a, "must be a share in [0, 1]")
+    _check.refuse_where(lambda v: ~((v >= 0) & (v <= 1)), "label_smoothing", a, "must hold a share in [0, 1]")
     return a.astype(v.dtype)
 
 
