@@ -167,7 +167,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("where", range(6))
 @pytest.mark.parametrize("mutation", sorted(MUTATIONS))
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_first_wrong_row_names_the_mutated_operation(where: int, mutation: str, dtype: str):
     mutate = MUTATIONS[mutation]
     net = _chain(3, "tanh", "mse")

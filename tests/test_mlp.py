@@ -55,14 +55,14 @@ def _cost(f, *args):
 
 
 @pytest.mark.parametrize("activation", sorted(mlp._GAIN))
-@pytest.mark.parametrize(("sizes", "n"), SHAPES[:2])
+@pytest.mark.parametrize(("sizes", "n"), SHAPES[:1])
 def test_step_by_hand_costs_no_more_than_autodiff(sizes, n: int, activation: str):
     _compare_cost(sizes, n, activation)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", sorted(mlp._GAIN))
-@pytest.mark.parametrize(("sizes", "n"), SHAPES[2:])
+@pytest.mark.parametrize(("sizes", "n"), SHAPES[1:])
 def test_step_by_hand_costs_no_more_than_autodiff_at_more_shapes(sizes, n: int, activation: str):
     _compare_cost(sizes, n, activation)
 
