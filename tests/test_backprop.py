@@ -73,7 +73,7 @@ def test_gradient_by_hand_is_that_of_autodiff(activation: str, residual: str):
     ["mse", "l1", "huber", "binary_cross_entropy_with_logits", "focal_with_logits", "cross_entropy_with_logits"],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("depth", [1, 2, 6])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow), 6])
 def test_any_depth_any_loss_under_jit(depth: int, dtype: str, loss: str):
     net = _chain(depth, "tanh", loss)
     params = _params(1, 4, *[5] * (depth - 1), 3, dtype=dtype)
@@ -296,7 +296,10 @@ OPERATIONS = ["linear", *ACTIVATIONS, "mse", "l1", "huber", "binary_cross_entrop
 OPERATIONS.append("cross_entropy_with_logits")
 
 
-@pytest.mark.parametrize(("operation", "every"), [("linear", 8), ("gelu", 40), ("cross_entropy_with_logits", 25)])
+@pytest.mark.parametrize(
+    ("operation", "every"),
+    [("linear", 8), pytest.param("gelu", 40, marks=pytest.mark.slow), ("cross_entropy_with_logits", 25)],
+)
 def test_ledger_names_a_mutated_operation(operation: str, every: int):
     assert _misnamed(operation, every) == []
 

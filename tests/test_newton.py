@@ -193,7 +193,11 @@ def test_float64_data_keep_their_digits_in_compiled_fits_where_jax_holds_float32
                 assert found.certificate.objective - right.certificate.objective <= found.certificate.suboptimality
 
 
-@pytest.mark.parametrize("options", [{"l2": 1.0}, {"l1": 1.0}, {}, {"l2": 1.0, "method": "subspace"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"l2": 1.0}, marks=pytest.mark.slow), {"l1": 1.0}, {}, {"l2": 1.0, "method": "subspace"}],
+    ids=str,
+)
 def test_an_absent_class_is_named_inside_and_outside_of_a_trace(options):
     """b runs away whatever the penalty on w: no NaN, and not as many steps as there may be."""
     X, y = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), np.zeros(12, int)

@@ -330,6 +330,7 @@ class TestRegions:
         failure = only(verify.check_rule(jnp.sin, backward, X))
         assert failure.dtype == "float32"
 
+    @pytest.mark.slow
     def test_one_entry_of_a_million_wrong_by_one_percent(self):
         x = jnp.asarray(RNG.standard_normal(1_000_000), jnp.float32)
         failure = only(verify.check_rule(lambda x: x * x, lambda dy, x: (2 * x * dy).at[123_456].multiply(
