@@ -8,7 +8,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fundl.losses import binary_cross_entropy_with_logits, linear_binary_cross_entropy, sum_and_weight
+from fundl.losses import (
+    binary_cross_entropy_with_logits,
+    linear_binary_cross_entropy,
+    linear_cross_entropy,
+    sum_and_weight,
+)
 from fundl.losses import linear_binary_cross_entropy_backward as backward
 
 
@@ -180,3 +185,17 @@ def test_inside_the_users_own_shard_map():
     found = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(whole, P(), P(), whole), out_specs=P()))(X, W, b, y)
     L, (_, dW, db, _) = definition(X, W, b, y)
     close(found, (L.mean(), (dW / 64, db / 64)))
+
+
+def test_the_derivative_in_a_weight_of_0_is_the_loss_of_its_example():
+    X, W, b, y = draw()
+    classes = jnp.argmax(y, axis=1)
+    w = jnp.asarray(np.arange(len(X)) % 3.0)  # a third of them 0
+    for loss, labels in (
+        (linear_binary_cross_entropy, y),
+        (linear_binary_cross_entropy, y > 0.5),
+        (linear_cross_entropy, y),
+        (linear_cross_entropy, classes),
+    ):
+        found = jax.grad(lambda w, loss=loss, labels=labels: loss(X, W, b, labels, weights=w, reduction="sum"))(w)
+        close(found, loss(X, W, b, labels, reduction="none"))

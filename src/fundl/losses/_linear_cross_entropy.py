@@ -138,9 +138,9 @@ def _inputs(
     given, data, dtype = linear_inputs(X, W, b, y)
     (n, d), k, t = data.X.shape, data.W.shape[1], given[3]
     w = _check.per_example_weights(weights, (n,), dtype)
-    keep = _check.seen(w, _check.ordinary(data.X))
     poison = None
     if t.shape == (n,):
+        keep = _check.seen(w, _check.ordinary(data.X))
         t = _check.labels("y", t, k, w)
         if not _check.concrete(t):
             ones = jnp.ones_like(t, dtype)
