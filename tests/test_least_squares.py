@@ -480,6 +480,17 @@ def test_batches_refuse_what_does_not_fit():
         ls.update(state, X, y[:, None])
     with pytest.raises(ValueError, match="same columns"):
         ls.merge(state, ls.update(None, X[:, :1], y))
+    with pytest.raises(ValueError, match="intercept True and False"):
+        ls.merge(state, ls.update(None, X, y, intercept=False))
+    with pytest.raises(ValueError, match="began with intercept=True"):
+        ls.update(state, X, y, intercept=False)
+    assert ls.update(ls.update(None, X, y, intercept=False), X, y).intercept is False
+    for call in (lambda: ls.solve(None), lambda: ls.update(ls.fit(X, y), X, y), lambda: ls.merge(state, None)):
+        with pytest.raises(TypeError, match=r"must come from update\(None, X, y\)"):
+            call()
+    for batch, given in ((X, "ndarray"), ((X,), "1 parts")):
+        with pytest.raises(TypeError, match=given):
+            ls.fit_batches([batch])
 
 
 class ArrowBatch:

@@ -1,5 +1,7 @@
 """Ridge paths, influence and intervals against brute force: every example left out and every penalty fitted alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,40 @@ def test_the_same_in_a_trace_with_derivatives():
     found = lr.ridge_path(X32, y.astype(np.float32), L2.astype(np.float32))
     assert found.params.w.dtype == found.leave_one_out.dtype == np.float32
     np.testing.assert_allclose(found.params.w, lr.ridge_path(X32.astype(float), y, L2).params.w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("intercept", "jit"), [(True, False), (False, True)])
+def test_an_example_of_weight_0_has_an_influence(intercept, jit):
+    """It moves nothing; its residual, the derivative in its weight, and the fit without it are as of any other."""
+    X, y, s = data(weighted=True)
+    s = np.where(np.arange(len(s)) == 4, 0.0, s)
+    X[7], s[7] = np.nan, 0.0
+    influence = functools.partial(lr.influence, l2=0.3, intercept=intercept)
+    found = (jax.jit(influence) if jit else influence)(X, y, weights=s)
+    fit, h = functools.partial(lr.fit, X, y, l2=0.3, intercept=intercept), 1e-6
+    p, q = fit(weights=s).params, fit(weights=s + h * (np.arange(len(s)) == 4)).params
+    np.testing.assert_allclose(found.d_params.w[4], (q.w - p.w) / h, rtol=1e-5)
+    np.testing.assert_allclose(found.d_params.b[4], (q.b - p.b) / h, rtol=1e-5)
+    left = y[4] - lr.predict(p, X[4:5])[0]
+    np.testing.assert_allclose([found.residuals[4], found.leave_one_out[4]], left, rtol=1e-11)
+    assert found.leverage[4] == found.leverage[7] == found.cooks_distance[4] == 0
+    assert all(np.isfinite(v).all() for v in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-30, 1e-8])
+def test_a_trace_says_nan_where_a_penalty_leaves_no_digits(l2):
+    """Square data of float32: Cholesky's factor of a singular matrix may exist by rounding alone."""
+    given = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((5, 5 + seed % 2)).astype(np.float32)
+        y = rng.standard_normal(5).astype(np.float32)
+        w = jax.jit(lr.ridge_path)(X, y, np.float32([l2])).params.w
+        expected = lr.ridge_path(X, y, np.float32([l2])).params.w
+        if not np.isnan(w).all():
+            given += 1
+            np.testing.assert_allclose(w, expected, atol=0.1 * np.abs(expected).max())
+    assert given < 20
 
 
 def test_ill_conditioned_and_dependent_columns():

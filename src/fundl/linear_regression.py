@@ -192,7 +192,8 @@ def ridge_path(
     Shapes: X (n, d); y (n,) or (n, k); l2 (m,); weights (n,), where an integer weight is that many copies that are
     left out together; see `fit` for weights and intercept.
     Concrete arrays: one eigendecomposition of the Gram matrix, or the SVD of X where the smallest penalty leaves it
-    ill-conditioned. Traced ones: a Cholesky factor for each penalty. Both in plain floats: `fit` has the last digits.
+    ill-conditioned. Traced ones: a Cholesky factor for each penalty, with NaN where it leaves less than a third of the
+    digits. Both in plain floats: `fit` has the last digits.
     Errors: as `fit`; ValueError for penalties of another rank than (m,).
 
     >>> path = ridge_path([[0.0], [1.0], [2.0], [3.0]], [1.0, 3.0, 5.0, 8.0], [0.01, 1.0, 100.0])

@@ -12,6 +12,7 @@ from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _inputs
 from fundl.least_squares._exact import mm
 from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._path import inverse_factor
 from fundl.least_squares._student import quantile
 from fundl.least_squares._words import namespace
 
@@ -136,7 +137,8 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
     xp = namespace(X)
     zero, one = xp.zeros((), X.dtype), xp.ones((), X.dtype)
     s = xp.ones_like(X[:, 0]) if weights is None else weights
-    keep = (s != 0)[:, None]
+    # A row of weight 0 moves nothing and has an influence all the same, unless its products are no numbers.
+    keep = xp.asarray(_check.seen(s, _check.ordinary(X), _check.ordinary(Y)))[:, None]
     X, Y = xp.where(keep, X, zero), xp.where(keep, Y, zero)
     weight = xp.sum(s)
     share = s / xp.where(weight > 0, weight, one)
@@ -153,12 +155,7 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
         live = sigma > max(X.shape) * 2.3e-16 * sigma.max(initial=0.0)
         M = Vt[live] / sigma[live][:, None] / size
     else:
-        eye = jnp.eye(len(size), dtype=X.dtype)
-        L = jnp.linalg.cholesky(mm(A.T, A) + eye * (l2 / size**2)[:, None])
-        # A small pivot: less than a third of the digits are left, so none are given.
-        bad = ~(jnp.min(jnp.diagonal(L)) > jnp.finfo(X.dtype).eps ** (1 / 3))
-        M = jax.scipy.linalg.solve_triangular(L, eye, lower=True) / size[None, :]
-        M = jnp.where(bad, jnp.full_like(M, np.nan), M)
+        M = inverse_factor(mm(A.T, A) + jnp.diag(l2 / size**2)) / size[None, :]
     w = mm(M.T, mm(M, mm(Z.T, s[:, None] * T)))
     for _ in range(2):
         w = w + mm(M.T, mm(M, mm(Z.T, s[:, None] * (T - mm(Z, w))) - l2 * w))

@@ -181,9 +181,17 @@ def means(A: Array, s: Array, weight: Array) -> Array:
     return about + jax.lax.stop_gradient(rounding)
 
 
+def inverse_factor(A: Array) -> Array:
+    """M with M^T M = A^-1 for A of unit diagonal; NaN where rounding leaves less than a third of the digits."""
+    eye = jnp.eye(len(A), dtype=A.dtype)
+    M = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(A), eye, lower=True)
+    digits_left = jnp.sum(M * M) < jnp.finfo(A.dtype).eps ** (-2 / 3)  # trace of A^-1, no less than its condition / d
+    return jnp.where(digits_left, M, jnp.full_like(M, jnp.nan))
+
+
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, single: bool) -> Path:
-    """One Cholesky factor for each penalty: dearer than eigenvectors, with derivatives that are always finite."""
+    """One Cholesky factor for each penalty: dearer than eigenvectors, whose derivatives are NaN where two are equal."""
     keep = _check.seen(s, _check.ordinary(X), _check.ordinary(Y))
     if keep is not None:
         keep = keep[:, None]
@@ -200,10 +208,8 @@ def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, sin
     def one(penalty: Array) -> tuple[Array, ...]:
         size = jnp.sqrt(scale**2 + jax.lax.stop_gradient(penalty))
         size = jnp.where(size > 0, size, jnp.ones_like(size))
-        L = jnp.linalg.cholesky((G + penalty * eye) / size[:, None] / size[None, :])
-        solve = functools.partial(jax.scipy.linalg.solve_triangular, L, lower=True)
-        w = solve(solve(C / size[:, None]), trans=1) / size[:, None]
-        M = solve(eye) / size[None, :]
+        M = inverse_factor((G + penalty * eye) / size[:, None] / size[None, :]) / size[None, :]
+        w = matmul(M.T, matmul(M, C))
         H = matmul(Z, M.T)
         share = s * (jnp.sum(H * H, axis=1) + (safe_divide(jnp.ones_like(weight), weight) if intercept else zero))
         r = T - matmul(Z, w)

@@ -36,13 +36,14 @@ def update(
     y: ArrayLike,
     *,
     weights: ArrayLike | None = None,
-    intercept: bool = True,
+    intercept: bool | None = None,
 ) -> State:
     """Take in a batch of rows; `None` starts. The sums are exact, so batches may come in any size and order.
 
-    Shapes: X (n, d), y (n,) or (n, k), weights (n,), d and k alike in all batches. `intercept` counts at the start.
-    Concrete arrays are kept as numpy's float64 sums (not for use inside a trace); traced ones in their own dtype.
-    Errors: as `fit`; ValueError for a batch whose shape differs from those before.
+    Shapes: X (n, d), y (n,) or (n, k), weights (n,), d and k alike in all batches. `intercept` is chosen at the start,
+    True by default. Concrete arrays are kept as numpy's float64 sums (not for use inside a trace); traced ones in their
+    own dtype.
+    Errors: as `fit`; ValueError for a batch whose shape differs from those before, and for another intercept.
 
     >>> state = update(None, [[0.0], [1.0]], [1.0, 3.0])
     >>> state = update(state, [[2.0]], [5.0])
@@ -51,20 +52,25 @@ def update(
 
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance, The American Statistician 37 (1983).
     """
+    if state is not None:
+        _of_a_state("state", state)
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
     Y: Any = y if y.ndim == 2 else y[:, None]
     host = _check.on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
     arrays: Any = to_host(X, Y, weights) if host else [None if v is None else jnp.asarray(v) for v in (X, Y, weights)]
     dtype = str(X.dtype if host else arrays[0].dtype)
-    intercept = _check.flag("intercept", intercept)
+    chosen = None if intercept is None else _check.flag("intercept", intercept)
     if state is None:
+        chosen = chosen is not False
         with np.errstate(all="ignore"):
-            return State(_exact.moments(arrays[0], arrays[1], arrays[2], intercept), intercept, y.ndim == 1, dtype)
+            return State(_exact.moments(arrays[0], arrays[1], arrays[2], chosen), chosen, y.ndim == 1, dtype)
+    if chosen not in (None, state.intercept):
+        raise ValueError(f"intercept={chosen}, but the state began with intercept={state.intercept}. Start anew.")
     M = state.moments
     if (X.shape[1], Y.shape[1], y.ndim == 1) != (M.m.shape[0], M.my.shape[0], state.single):
-        shape = f"y (n,{'' if state.single else f' {M.my.shape[0]}'})"
-        raise ValueError(f"X must have {M.m.shape[0]} columns and {shape}, as before; got X {X.shape}, y {y.shape}.")
+        given = f"got X {X.shape}, y {y.shape}"
+        raise ValueError(f"X must have {M.m.shape[0]} columns and y {_targets(state)}, as before; {given}.")
     with np.errstate(all="ignore"):
         batch = _exact.moments(arrays[0], arrays[1], arrays[2], state.intercept, (M.m, M.my))
         return dataclasses.replace(state, moments=_exact.sum_moments(M, batch))
@@ -77,11 +83,11 @@ def merge(a: State, b: State) -> State:
     >>> print(solve(merge(a, b)).params.w)
     [2.]
     """
-    A, B = a.moments, b.moments
+    A, B = _of_a_state("a", a), _of_a_state("b", b)
     if (a.intercept, a.single, A.m.shape, A.my.shape) != (b.intercept, b.single, B.m.shape, B.my.shape):
         raise ValueError(
             f"The states must come from the same columns, targets and intercept; got {A.m.shape[0]} and "
-            f"{B.m.shape[0]} columns, {A.my.shape[0]} and {B.my.shape[0]} targets."
+            f"{B.m.shape[0]} columns, y {_targets(a)} and {_targets(b)}, intercept {a.intercept} and {b.intercept}."
         )
     with np.errstate(all="ignore"):
         return dataclasses.replace(a, moments=_exact.sum_moments(A, _about(B, A) if a.intercept else B))
@@ -90,12 +96,12 @@ def merge(a: State, b: State) -> State:
 def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
     """The fit of all rows seen so far, as `fit` gives it for all of them in memory.
 
-    Errors: ValueError for a negative penalty.
+    Errors: TypeError for what is no state, ValueError for a negative penalty.
 
     >>> print(solve(update(None, [[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])).params.b)
     1.0
     """
-    M = state.moments
+    M = _of_a_state("state", state)
     dtype = np.dtype(state.dtype)
     penalty: Any = penalty_of(l2, dtype)
     options: dict[str, Any] = {
@@ -118,13 +124,16 @@ def fit_batches(batches: Iterable[tuple[Any, ...]], *, l2: ArrayLike = 0.0, inte
 
     Exact sums, as `update` takes them; l2 and intercept as in `fit`. A memory-mapped array needs none of this: `fit`
     reads it in blocks.
-    Errors: as `update`; ValueError for no batch at all.
+    Errors: as `update`; ValueError for no batch at all, TypeError for one that is no tuple.
 
     >>> print(fit_batches(([[x]], [2 * x + 1]) for x in (0.0, 1.0, 2.0)).params.w)
     [2.]
     """
     state = None
     for batch in batches:
+        if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
+            given = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+            raise TypeError(f"Each batch must be a tuple (X, y) or (X, y, weights); got {given}.")
         X, y, *weights = batch
         state = update(state, X, y, weights=weights[0] if weights else None, intercept=intercept)
     if state is None:
@@ -177,6 +186,16 @@ def _values(name: str, column: Any) -> np.ndarray:
         return found.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"Column {name!r} does not hold numbers; name the columns that do: columns=[...].") from None
+
+
+def _of_a_state(name: str, state: State) -> Moments:
+    if not isinstance(state, State):
+        raise TypeError(f"{name} must come from update(None, X, y); got {type(state).__name__}.")
+    return state.moments
+
+
+def _targets(state: State) -> str:
+    return "(n,)" if state.single else f"(n, {state.moments.my.shape[0]})"
 
 
 def _about(M: Moments, to: Moments) -> Moments:
