@@ -1,4 +1,4 @@
-"""The tables of the README are those of the tracked results, and the stopwatch and the gate work."""
+"""The tables of the pages are those of the tracked results, and the stopwatch and the gate work."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ import pytest
 from benchmarks import (
     bench_floors,
     bench_linear_cross_entropy,
+    layouts,
     limits,
     options,
     problems,
@@ -24,18 +25,27 @@ from benchmarks import (
 )
 from fundl import logistic_regression
 
+FOUND = records.read(records.RESULTS)
 
-def test_readme_tables_are_generated_from_the_results():
-    text = tables.README.read_text()
-    assert tables.render(text) == text, "run: python -m benchmarks.tables"
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_tables_are_generated_from_the_results(page):
+    text = page.read_text()
+    assert tables.render(text, FOUND) == text, "run: python -m benchmarks.tables"
+
+
+def test_every_question_has_its_table_on_one_page_and_every_table_its_results():
+    text = "".join(page.read_text() for page in tables.PAGES)
+    assert FOUND.keys() == layouts.TABLES.keys() == run.QUESTIONS.keys()
+    for name in (*(f"benchmarks: {name}" for name in FOUND), "questions", "losing", "summary", "versions"):
+        assert text.count(f"<!-- {name} -->") == 1, name
 
 
 def test_a_typed_figure_is_noticed():
-    text = tables.README.read_text()
-    ratio = json.loads((tables.HERE / "results" / "mlp.json").read_text())["results"][1]["ratio"]
-    typed = text.replace(f"| {ratio:.2f} |", "| 0.01 |", 1)
+    text = tables.PAGES[-1].read_text()
+    typed = text.replace(f"| {FOUND['mlp']['results'][1]['ratio']:.2f} |", "| 0.01 |", 1)
     assert typed != text
-    assert tables.render(typed) != typed
+    assert tables.render(typed, FOUND) == text
 
 
 def test_stopwatch_interleaves_and_keeps_the_first_call_apart():
@@ -225,23 +235,31 @@ def test_limits_count_the_work_and_the_harness_costs_little():
 
 def test_limits_have_a_table(tmp_path, monkeypatch):
     rows = limits.products(8, np.float32, 1) + limits.products(8, np.float64, 1) + limits.overheads(1)
-    text = tables.limits({"results": rows})
+    text = layouts.limits({"results": rows})
     assert len(text.splitlines()) == 2 + 4 + 2
     assert all(line.count("|") == 6 for line in text.splitlines())
-
-
-def test_the_readme_of_the_benchmarks_lists_every_question():
-    text = (tables.HERE / "README.md").read_text()
-    assert tables.questions(text) == text, "run: python -m benchmarks.tables"
-    assert tables.questions(text.replace("| `mlp` |", "| `mpl` |")) == text
 
 
 def test_what_fundl_loses_is_listed():
     own = records.Record("made_up", "9x2", "fundl", 0.003, 0.0, {"digits": 16.0})
     rival = records.Record("made_up", "9x2", "rival", 0.002, 0.0, {"digits": 7.0})
-    assert tables.losing([own, rival])[2:] == ["| made_up | 9x2 | 3 | 16 digits | rival | 2 | 7 digits | 1.50 |"]
-    assert tables.losing([own, dataclasses.replace(rival, numbers={"digits": 0.2})])[2:] == []  # it solves nothing
-    assert tables.losing([dataclasses.replace(own, seconds=0.001), rival])[2:] == []
+
+    def rows(*given):
+        return tables.losing(list(given)).splitlines()[2:]
+
+    assert rows(own, rival) == ["| made_up | 9x2 | 3 | 16 digits | rival | 2 | 7 digits | 1.50 |"]
+    assert rows(own, dataclasses.replace(rival, numbers={"digits": 0.2})) == []  # it solves nothing
+    assert rows(dataclasses.replace(own, seconds=0.001), rival) == []
+
+
+def test_the_summary_counts_wins_and_names_the_ends():
+    rows = [
+        records.Record("sweep", case, name, seconds, 0.0, {})
+        for case, times in (("a", (1.0, 2.0)), ("b", (3.0, 2.0)), ("c", (2.0, 2.0)))
+        for name, seconds in zip(("fundl", "rival"), times, strict=True)
+    ]
+    about = run.QUESTIONS["sweep"].about
+    assert tables.summary(rows).splitlines()[2:] == [f"| {about} | 2 of 3 | 1.00 | 0.50 a (rival) | 1.50 b (rival) |"]
 
 
 def test_one_extra_installs_every_rival():
@@ -256,7 +274,7 @@ def test_the_fused_cross_entropy_has_rows_and_a_table():
     rows = bench_linear_cross_entropy.at_size("8x4x16", 1, lambda name: name == "plain: optax")
     assert [r["name"] for r in rows] == ["fundl.linear_cross_entropy", "plain: optax"]
     assert all(r["error"] < 1e-5 and r["MB"] >= 0 for r in rows)
-    assert len(tables.linear_cross_entropy({"results": rows}).splitlines()) == 2 + 2
+    assert len(layouts.linear_cross_entropy({"results": rows}).splitlines()) == 2 + 2
 
 
 def test_a_floor_counts_no_more_products_than_there_are_directions():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import bench_growth, options, pictures, records, tables
+from benchmarks import bench_growth, layouts, options, pictures, records
 
 
 def rows(power, sizes=("1e2x5", "1e3x5", "1e4x5")):
@@ -19,7 +19,7 @@ def test_exponents_are_those_of_the_times(power):
     found = bench_growth.exponents(rows(power))
     assert [r["name"] for r in found] == ["fundl", "rival"]
     assert [r["exponent"] for r in found] == pytest.approx([power, power])
-    assert f"| {power:.2f} | rival {power:.2f} |" in tables.growth({"exponents": found})
+    assert f"| {power:.2f} | rival {power:.2f} |" in layouts.growth({"exponents": found})
 
 
 def test_two_sizes_have_no_exponent_and_the_slope_is_least_squares():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks import bench_l1_paths as paths
-from benchmarks import problems, tables
+from benchmarks import layouts, problems
 
 DATA = problems.normal(80, 4, 1)
 
@@ -32,4 +32,4 @@ def test_rows_make_a_table():
     assert [r["name"] for r in rows] == ["fundl", "fundl, one program"]
     assert not left_out
     assert all(r["reached"] <= paths.GOAL for r in rows)
-    assert tables.l1_paths({"results": rows}).splitlines()[2].startswith("| 60x3, 2 |")
+    assert layouts.l1_paths({"results": rows}).splitlines()[2].startswith("| 60x3, 2 |")

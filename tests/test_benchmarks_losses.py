@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from benchmarks import bench_losses, tables
+from benchmarks import bench_losses, layouts
 from benchmarks.functions import FUNCTIONS
 from fundl import activations, losses
 
@@ -48,4 +48,4 @@ def test_rows_have_counts_and_make_a_table():
     rows = bench_losses.measure("relu", "8x4", 1, lambda who: who != "torch")
     assert [r["name"] for r in rows] == ["fundl", "fundl, jax.grad", "jax.grad, plain formula", "jax.nn"]
     assert all(r["bytes"] > 0 and r["seconds"] > 0 for r in rows)
-    assert tables.losses({"results": rows}).splitlines()[2].startswith("| relu 8x4 |")
+    assert layouts.losses({"results": rows}).splitlines()[2].startswith("| relu 8x4 |")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import bench_startup, records, tables
+from benchmarks import bench_startup, layouts, records
 
 
 def test_a_process_is_timed_beyond_one_that_does_nothing(capsys):
@@ -23,7 +23,7 @@ def test_calls_and_compilation_have_rows_and_a_table(monkeypatch):
     rows = bench_startup.compilation(1, ("mse and gradient",)) + bench_startup.calls(2)
     assert rows[0]["problem"] == "compile mse and gradient"
     assert all(r["seconds"] > 0 for r in rows)
-    text = tables.startup({"results": rows})
+    text = layouts.startup({"results": rows})
     assert "| call mse and gradient |" in text
     for own, rival in records.against_rivals(records.records("startup", {"results": rows})):
         assert own.name == "fundl"
