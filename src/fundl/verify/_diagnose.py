@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from fundl.verify._engine import Engine
-from fundl.verify._hypotheses import Case, elementwise_causes, factor_name, some_entries, structural_causes
-from fundl.verify._judges import Bench, flat
-from fundl.verify._points import Points
+from fundl.verify._hypotheses import Case, elementwise_causes, some_entries, structural_causes
+from fundl.verify._judges import Bench
+from fundl.verify._probes import (
+    Evidence,
+    cotangent_causes,
+    dependence_causes,
+    label_causes,
+    moves_in_steps,
+    replaced_causes,
+    rounding_causes,
+    where_labels_say,
+)  # fmt: skip
 from fundl.verify._report import Failure
 
-__all__ = ["Evidence", "diagnose"]
+__all__ = ["diagnose"]
 
 _ORDINARY = ("as given", "ordinary values", "scaled by 0.001")
+_ZEROS = ("all zero", "all zeros", "one zero entry", "all equal to 0")
 _POINTS = 5
-
-
-@dataclass
-class Evidence:
-    """Everything known of a wrong rule on one bench: its gradients, and the entries that differ from autodiff."""
-
-    engine: Engine
-    bench: Bench
-    given: np.ndarray
-    off: np.ndarray
-    compute: Callable[..., Any]
-
-    def rule(self, stacks: list[np.ndarray], dys: list[np.ndarray]) -> np.ndarray:
-        """What the rule gives for other cotangents or arguments, (P, entries)."""
-        return flat(self.engine.run(self.compute, self.compute, [stacks, dys], np.float64, self.bench.chunk))
-
-    def reference(self, stacks: list[np.ndarray], dys: list[np.ndarray]) -> np.ndarray:
-        """The true gradients for other cotangents or labels, (P, entries)."""
-        bench = self.bench
-        if bench.blackbox:
-            return bench._by_differences(Points([""] * len(stacks[0]), stacks), dys)[0]
-        return flat(self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, bench.chunk)[1])
 
 
 def diagnose(
@@ -68,9 +53,13 @@ def diagnose(
         return failure
     usual = _usual(evidence, leaf)
     if kind == "not finite" or not len(usual):
+        # Where it overflows it may be wrong beside that too: 0 for what is infinity over infinity next to it.
+        kind = "not finite" if "not finite" in kinds else kind
         failure.cause, failure.likely_cause = _region(evidence, leaf, kind, a, b, where)
         return failure
     for cause, text in _causes(evidence, leaf, usual):
+        if cause == "precision" and not moves_in_steps(evidence, usual, slice(a, b)):
+            continue
         failure.cause, failure.likely_cause = cause, text
         break
     return failure
@@ -125,134 +114,15 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
         )
     sizes = sorted({s for v in [*bench.values, *bench.outputs] for s in v.shape if s > 1 and s != len(bench.points)})
     yield from elementwise_causes(cases, sizes)
-    yield from _cotangent_causes(evidence, usual, slice(a, b), cases[0].tolerance)
+    entries = slice(a, b)
+    yield from cotangent_causes(evidence, usual, entries, cases[0].tolerance)
     yield from structural_causes(cases)
-    yield from _label_causes(evidence, usual, slice(a, b))
-    yield from _dependence_causes(evidence, usual, slice(a, b))
+    yield from label_causes(evidence, usual, entries)
+    yield from replaced_causes(evidence, usual, entries, leaves[mine[leaf]].name)
+    yield from where_labels_say(evidence, usual, entries, shape)
+    yield from dependence_causes(evidence, usual, entries)
+    yield from rounding_causes(evidence, usual, entries)
     yield from some_entries(cases, few=False)
-
-
-def _cotangent_causes(
-    evidence: Evidence, usual: np.ndarray, mine: slice, tolerance: float
-) -> Iterator[tuple[str, str]]:
-    bench = evidence.bench
-    scalar = all(dy.ndim == 1 for dy in bench.dys)
-
-    def tail_zero(dy: np.ndarray) -> np.ndarray:
-        out = dy.copy()
-        if dy.ndim > 1:
-            out[:, -1] = 0
-        return out
-
-    def flat_tail_zero(dy: np.ndarray) -> np.ndarray:
-        out = dy.copy()
-        out.reshape(len(dy), -1)[:, -1] = 0
-        return out
-
-    def each(fn: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda dy: np.broadcast_to(fn(dy.reshape(len(dy), -1)).reshape((-1,) + (1,) * (dy.ndim - 1)), dy.shape)
-
-    changes: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
-        ("the cotangent is ignored: the gradient is that for dy = 1", np.ones_like),
-        ("the absolute value of the cotangent is used", np.abs),
-        ("the cotangent is squared", np.square),
-    ]
-    if not scalar:
-        changes += [
-            ("the first entry of the cotangent is used for all", each(lambda dy: dy[:, 0])),
-            ("the last entry of the cotangent is used for all", each(lambda dy: dy[:, -1])),
-            ("the mean of the cotangent is used for all entries", each(lambda dy: dy.mean(axis=1))),
-            ("the sum of the cotangent is used for all entries", each(lambda dy: dy.sum(axis=1))),
-            ("the last row of the cotangent is left out", tail_zero),
-            ("the last entry of the cotangent is left out", flat_tail_zero),
-            ("the cotangent is reversed", lambda dy: dy[:, ::-1] if dy.ndim > 1 else dy),
-            ("the cotangent is reversed", lambda dy: dy.reshape(len(dy), -1)[:, ::-1].reshape(dy.shape)),
-            ("the cotangent is rolled by one row", lambda dy: np.roll(dy, 1, axis=1) if dy.ndim > 1 else dy),
-            ("the cotangent is rolled by one row", lambda dy: np.roll(dy, -1, axis=1) if dy.ndim > 1 else dy),
-            ("only the sign of the cotangent is used", np.sign),
-            ("the first row of the cotangent is used for all rows",
-             lambda dy: np.broadcast_to(dy[:, :1], dy.shape) if dy.ndim > 1 else dy),
-            ("the mean of the cotangent over rows is used",
-             lambda dy: np.broadcast_to(dy.mean(axis=1, keepdims=True), dy.shape) if dy.ndim > 1 else dy),
-        ]  # fmt: skip
-    else:
-        changes += [("only the sign of the cotangent is used", np.sign)]
-    given = evidence.given[usual, mine]
-    stacks = bench.pick(bench.points.stacks, usual)
-    dys = bench.pick(bench.dys, usual)
-    for text, change in changes:
-        changed = [np.ascontiguousarray(change(dy)) for dy in dys]
-        if all(np.array_equal(x, y) for x, y in zip(changed, dys, strict=True)):
-            continue
-        other = evidence.reference(stacks, changed)[:, mine]
-        factor = _common_factor(given, other, tolerance)
-        if factor is not None:
-            extra = "" if factor == 1 else f", and it is multiplied by {factor_name(factor, [])}"
-            yield "cotangent", text + extra
-            return
-
-
-def _common_factor(g: np.ndarray, t: np.ndarray, tolerance: float) -> float | None:
-    """The one factor c with g = c t at every point, or None; only 1, and 1 over a size, are looked for."""
-    top = np.abs(t).max()
-    if not np.isfinite(top) or top == 0:
-        return None
-    c = float(np.nansum(g * t) / np.nansum(t * t))
-    if c == 0 or not np.isfinite(c):
-        return None
-    rows = np.abs(g - c * t) <= tolerance * np.abs(c) * np.abs(t).max(axis=1, keepdims=True) + 1e-300
-    if not rows.all():
-        return None
-    return 1.0 if abs(c - 1) < tolerance else c
-
-
-def _label_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterator[tuple[str, str]]:
-    bench, engine = evidence.bench, evidence.engine
-    given = evidence.given[usual, mine]
-    dys = bench.pick(bench.dys, usual)
-    for k, leaf in enumerate(engine.arguments.leaves):
-        if leaf.differentiable or leaf.value.size == 0 or leaf.value.dtype.kind == "b":
-            continue
-        top = int(leaf.value.max())
-        for text, change in (
-            (f"{leaf.name} is used one too high", lambda y, top=top: np.where(y + 1 > top, 0, y + 1)),
-            (f"{leaf.name} is used one too high", lambda y: y + 1),
-            (f"{leaf.name} is used one too low", lambda y, top=top: np.where(y < 1, top, y - 1)),
-            (f"{leaf.name} is read in reversed order", lambda y: y[:, ::-1]),
-            (f"{leaf.name} is read one row off", lambda y: np.roll(y, 1, axis=-1)),
-            (f"the first of {leaf.name} is used for all",
-             lambda y: np.broadcast_to(y.reshape(len(y), -1)[:, :1].reshape((-1,) + (1,) * (y.ndim - 1)), y.shape)),
-        ):  # fmt: skip
-            stacks = bench.pick(bench.points.stacks, usual)
-            stacks[k] = np.ascontiguousarray(change(stacks[k])).astype(leaf.value.dtype)
-            if _common_factor(given, evidence.reference(stacks, dys)[:, mine], 1e-7) == 1:
-                yield "label", text
-                return
-
-
-def _dependence_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterator[tuple[str, str]]:
-    """Not linear in the cotangent, or blind to an argument that the true gradient depends on."""
-    bench, engine = evidence.bench, evidence.engine
-    stacks, dys = bench.pick(bench.points.stacks, usual), bench.pick(bench.dys, usual)
-    given, truth = evidence.given[usual, mine], bench.gradients[usual, mine]
-
-    def differs(x: np.ndarray, y: np.ndarray) -> bool:
-        return bool(np.nanmax(np.abs(x - y), initial=0.0) > 1e-6 * np.nanmax(np.abs(y), initial=0.0))
-
-    if differs(evidence.rule(stacks, [2 * dy for dy in dys])[:, mine], 2 * given):
-        yield "nonlinear", "not linear in the cotangent: twice dy does not give twice the gradient"
-        return
-    rng = np.random.default_rng(0)
-    for k, leaf in enumerate(engine.arguments.leaves):
-        if not leaf.floating:
-            continue
-        moved = [x * rng.uniform(0.9, 1.1, x.shape) if i == k else x for i, x in enumerate(stacks)]
-        if differs(evidence.reference(moved, dys)[:, mine], truth) and np.array_equal(
-            evidence.rule(moved, dys)[:, mine], given
-        ):
-            why = "a term in it is missing, or the rule uses an array from outside"
-            yield "independent", f"it does not depend on {leaf.name}, and should: {why}"
-            return
 
 
 def _seen_at(evidence: Evidence, a: int, b: int, where: list[tuple[int, int]]) -> str:
@@ -316,12 +186,20 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
                 tail = "saturated" if kind == "not finite" or np.abs(wrong_x).min() > 8 else "region"
                 why = ": an exponential overflows without a shift by the largest entry" if kind == "not finite" else ""
                 return tail, f"{what} only where {text}{why}"
-    zeros = [k for k in kinds if "zero" in k]
+    shape = bench.values[evidence.engine.arguments.differentiable[leaf]].shape
+    for cause, text in where_labels_say(evidence, rows, slice(a, b), shape):
+        return cause, text
+    zero = np.any(
+        [(s.reshape(len(s), -1) == 0).any(axis=1) for s in bench.points.stacks if s.dtype.kind == "f"], axis=0
+    )
+    zeros = zero[rows].all() and any(k.endswith(_ZEROS) for k in kinds)
     big = [k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e", " at "))]
-    if kind == "not finite" and len(zeros) < len(kinds):
+    if kind == "not finite" and not zeros:
         return "overflow", "overflows at large inputs: no shift by the largest entry, or a product that is too large"
-    if zeros and len(zeros) == len(kinds):
+    if zeros:
         return "zero", f"{what} only at zeros: a division by 0, or a missing case"
+    if set(kinds) & set(_ORDINARY):
+        return "region", ""
     if big:
         return "saturated", f"{what} only where saturated or very large ({big[0]})"
     return "region", f"{what} only at special points ({', '.join(kinds[:2])})"
