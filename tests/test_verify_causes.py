@@ -114,11 +114,20 @@ def embed(E, i):
         (embed, lambda dy, E, i: jnp.zeros_like(E).at[i].set(dy), (Z, ROWS.at[0].set(2)), "entries", "more than once"),
         (lambda x, m: jnp.where(m, x**2, 0), lambda dy, x, m: 2 * dy * x, (B, jnp.asarray([True, False])),
          "entries", "wrong only where m is False"),
+        (lambda x, m: jnp.sum(m.astype(x.dtype) * x**2), lambda dy, x, m: 2 * dy * x, (B, jnp.asarray([1, 0])),
+         "entries", "wrong only where m is 0"),
+        (lambda x, m: jnp.sum(jnp.where(m, x**2, 0)),
+         lambda dy, x, m: 2 * dy * jnp.where(m, x, 0) * (1 - jnp.all(m).astype(x.dtype)),
+         (B, jnp.asarray([True, False])), "region", "wrong only where m is another than that given"),
         (cross_entropy, lambda dy, z, y: dy * jax.nn.softmax(z) / len(z), (Z, Y), "entries",
          "wrong only at the class that y names"),
         (cross_entropy, lambda dy, z, y: cross_entropy_backward(dy, z, y) * 1.25, (Z, Y), "factor",
          "5/4 (axes have these sizes: one for the other?)"),
         (lambda x: jnp.mean(x**2), lambda dy, x: 2 * dy * x, (Z,), "factor", "20 (the number of entries: a sum for"),
+        (lambda p, t: jnp.mean(jnp.abs(p - t)), lambda dy, p, t: tuple(
+            s * jnp.abs(dy) * jnp.sign(p - t) / p.size for s in (1, -1)), (Z, Z * Z), "cotangent", "absolute value"),
+        (embed, lambda dy, E, i: jnp.zeros_like(E).at[i].add(dy).at[1, 2].multiply(1.5), (Z, ROWS), "entries",
+         "only entry [1,2] is multiplied by 1.5"),
         (jnp.round, lambda dy, x: dy, (B,), "added", "f is constant around every point"),
         (lambda x: jnp.cumsum(x**3, 0), lambda dy, x: 3 * dy * x**2, (Z,), "entries",
          "only index 4 along axis 0 is right"),
@@ -147,3 +156,14 @@ def test_a_small_smooth_error_is_not_called_rounding():
     assert verify.check_rule(rms, backward, 3 + B).ok
     failure = only(verify.check_rule(rms, functools.partial(backward, eps=2e-2), 3 + B, domain=(2, 6)))
     assert failure.cause == "unknown", str(failure)
+
+
+def test_a_gradient_that_is_nan_for_both_is_said():
+    def norm(x):
+        return jnp.sqrt(jnp.sum(x * x))
+
+    report = verify.check_rule(norm, lambda dy, x: dy * x / jnp.sqrt(jnp.sum(x * x)), B)
+    assert report.ok
+    assert any("f has a value at 0" in note and "the rule gives nan in x" in note for note in report.notes)
+    safe = verify.check_rule(norm, lambda dy, x: dy * x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), 1e-200), B)
+    assert not any("nan" in note for note in safe.notes)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fundl.verify._hypotheses import Case, elementwise_causes, some_entries, structural_causes
-from fundl.verify._judges import Bench
+from fundl.verify._judges import Bench, flat
 from fundl.verify._probes import (
     Evidence,
     cotangent_causes,
@@ -51,15 +51,20 @@ def diagnose(
             if kind == "kink" else "the tied entries do not fit together: each has its own share, and they add up wrong"
         )  # fmt: skip
         return failure
-    usual = _usual(evidence, leaf)
-    if kind == "not finite" or not len(usual):
+    hit, missed = _ordinary(evidence, leaf)
+    usual = hit[:_POINTS]
+    if kind != "not finite" and len(hit) and len(hit) >= 1.5 * len(missed):
+        found = _causes(evidence, leaf, usual)
+    else:
         # Where it overflows it may be wrong beside that too: 0 for what is infinity over infinity next to it.
         kind = "not finite" if "not finite" in kinds else kind
         failure.cause, failure.likely_cause = _region(evidence, leaf, kind, a, b, where)
-        return failure
-    for cause, text in _causes(evidence, leaf, usual):
+        found = _at_times(evidence, leaf, usual, missed) if not failure.likely_cause else iter(())
+    for cause, text in found:
         if cause == "precision" and not moves_in_steps(evidence, usual, slice(a, b)):
             continue
+        if cause in ("factor", "sign", "zero") and np.any(bench.gradients[missed, a:b]):
+            continue  # not so where it is right
         failure.cause, failure.likely_cause = cause, text
         break
     return failure
@@ -70,24 +75,22 @@ def _rank(kind: str) -> int:
     return _ORDINARY.index(kind) if kind in _ORDINARY else len(_ORDINARY)
 
 
-def _usual(evidence: Evidence, leaf: int) -> np.ndarray:
-    """Points where the argument is wrong although nothing is special about them; none if it is right at most."""
+def _ordinary(evidence: Evidence, leaf: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points where nothing is special about the argument: those where it is wrong, and those where it is right."""
     bench = evidence.bench
     a, b = bench.offsets[leaf], bench.offsets[leaf + 1]
     ordinary = np.array([k in _ORDINARY for k in bench.points.kinds])
     live = np.array([any(np.any(dy[i]) for dy in bench.dys) for i in range(len(bench.points))])
     finite = np.isfinite(bench.gradients[:, a:b]).any(axis=1) & np.isfinite(evidence.given[:, a:b]).all(axis=1)
     candidates = np.flatnonzero(ordinary & live & finite & bench.ok)
-    hit = candidates[evidence.off[candidates][:, a:b].any(axis=1)]
-    if not len(hit) or len(hit) < 0.6 * len(candidates):
-        return hit[:0]
+    off = evidence.off[candidates][:, a:b].any(axis=1)
+    hit = candidates[off]
     # Huge and tiny cotangents hide what a half precision or an added constant looks like.
-    top = np.max([np.abs(dy[hit]).reshape(len(hit), -1).max(axis=1, initial=0) for dy in bench.dys], axis=0)
-    return hit[np.argsort(np.abs(np.log10(np.maximum(top, 1e-300))), kind="stable")][:_POINTS]
+    top = np.max([np.abs(dy).reshape(len(dy), -1).max(axis=1, initial=0) for dy in bench.dys], axis=0)[hit]
+    return hit[np.argsort(np.abs(np.log10(np.maximum(top, 1e-300))), kind="stable")], candidates[~off]
 
 
-def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Causes that explain the whole error at every one of these points, the simplest first."""
+def _cases(evidence: Evidence, leaf: int, usual: np.ndarray) -> list[Case]:
     bench = evidence.bench
     mine = evidence.engine.arguments.differentiable
     leaves = evidence.engine.arguments.leaves
@@ -112,6 +115,36 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
                 1e-5 if bench.blackbox else 1e-7,
             )
         )
+    return cases
+
+
+def _at_times(evidence: Evidence, leaf: int, hit: np.ndarray, missed: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Causes of an error that shows at some ordinary points and not at others; they must explain both."""
+    both, entries = np.concatenate([hit[:3], missed[:3]]), slice(*evidence.bench.offsets[leaf : leaf + 2])
+    if len(hit):
+        yield from cotangent_causes(evidence, both, entries, 1e-5 if evidence.bench.blackbox else 1e-7)
+        yield from dependence_causes(evidence, both, entries)
+        yield from some_entries(_cases(evidence, leaf, hit), few=True)
+    yield from _other_labels(evidence, np.flatnonzero(evidence.off[:, entries].any(axis=1)))
+
+
+def _other_labels(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Wrong at no point that has the integers or booleans of the arguments given."""
+    bench = evidence.bench
+    for k, v in enumerate(bench.values):
+        changed = (bench.points.stacks[k] != v).reshape(len(bench.points), -1).any(axis=1)
+        if v.dtype.kind != "f" and changed[rows].all() and not changed[bench.ok].all():
+            yield "region", f"wrong only where {evidence.engine.arguments.leaves[k].name} is another than that given"
+            return
+
+
+def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Causes that explain the whole error at every one of these points, the simplest first."""
+    bench = evidence.bench
+    mine, leaves = evidence.engine.arguments.differentiable, evidence.engine.arguments.leaves
+    a, b = bench.offsets[leaf], bench.offsets[leaf + 1]
+    shape = bench.values[mine[leaf]].shape
+    cases = _cases(evidence, leaf, usual)
     sizes = sorted({s for v in [*bench.values, *bench.outputs] for s in v.shape if s > 1 and s != len(bench.points)})
     yield from elementwise_causes(cases, sizes)
     entries = slice(a, b)
@@ -189,9 +222,7 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
     shape = bench.values[evidence.engine.arguments.differentiable[leaf]].shape
     for cause, text in where_labels_say(evidence, rows, slice(a, b), shape):
         return cause, text
-    zero = np.any(
-        [(s.reshape(len(s), -1) == 0).any(axis=1) for s in bench.points.stacks if s.dtype.kind == "f"], axis=0
-    )
+    zero = flat([x == 0 for x in bench.points.stacks if x.dtype.kind == "f"]).any(axis=1)
     zeros = zero[rows].all() and any(k.endswith(_ZEROS) for k in kinds)
     big = [k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e", " at "))]
     if kind == "not finite" and not zeros:
@@ -200,6 +231,8 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         return "zero", f"{what} only at zeros: a division by 0, or a missing case"
     if set(kinds) & set(_ORDINARY):
         return "region", ""
+    for cause, text in _other_labels(evidence, rows):
+        return cause, text
     if big:
         return "saturated", f"{what} only where saturated or very large ({big[0]})"
     return "region", f"{what} only at special points ({', '.join(kinds[:2])})"

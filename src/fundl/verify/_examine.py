@@ -25,7 +25,7 @@ __all__ = ["Examiner"]
 
 _quiet = np.errstate(all="ignore")  # points far out overflow on purpose, and their NaN and infinities are looked at
 _FROZEN = "right at the shapes given alone: a size or an array is frozen into the rule, or an order that fits there"
-_CONFUSED = "one size is taken for another that equals it in the arguments given"
+_CONFUSED = "one size is taken for another that equals it here (if f is not meant for others, let it refuse them)"
 _KINKS = ("left", "right", "average", "zero")
 
 

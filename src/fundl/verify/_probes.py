@@ -198,15 +198,14 @@ def where_labels_say(
         y = bench.points.stacks[k][points]
         if leaf.floating or not y.size:
             continue
-        if y.dtype.kind == "b":
-            masks = [(f"where {leaf.name} is {v}", y == v) for v in (True, False) if y.shape[1:] == shape]
-        else:
+        masks = [(f"where {leaf.name} is {v}", y == v) for v in np.unique(y)[:8] if y.shape[1:] == shape]
+        if y.dtype.kind != "b":
+            if y.shape[1:] == shape[:-1]:
+                masks.append((f"at the class that {leaf.name} names", y[..., None] == np.arange(shape[-1])))
             count = np.stack([np.bincount(row[row >= 0], minlength=shape[0])[: shape[0]]
                               for row in y.reshape(len(points), -1).astype(np.int64)])  # fmt: skip
             twice = np.broadcast_to((count > 1).reshape(count.shape + (1,) * (len(shape) - 1)), wrong.shape)
-            masks = [(f"in rows that {leaf.name} names more than once (a write where an addition belongs?)", twice)]
-            if y.shape[1:] == shape[:-1]:
-                masks.insert(0, (f"at the class that {leaf.name} names", y[..., None] == np.arange(shape[-1])))
+            masks.append((f"in rows that {leaf.name} names more than once (a write where an addition belongs?)", twice))
         for text, mask in masks:
             if wrong.any() and not (wrong & ~mask).any() and mask.mean() < 0.9:
                 yield "entries", f"wrong only {text}"
