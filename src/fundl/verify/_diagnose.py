@@ -222,7 +222,7 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
     shape = bench.values[evidence.engine.arguments.differentiable[leaf]].shape
     for cause, text in where_labels_say(evidence, rows, slice(a, b), shape):
         return cause, text
-    zero = flat([x == 0 for x in bench.points.stacks if x.dtype.kind == "f"]).any(axis=1)
+    zero = np.any(flat([x == 0 for x in bench.points.stacks if x.dtype.kind == "f"]), axis=1)
     zeros = zero[rows].all() and any(k.endswith(_ZEROS) for k in kinds)
     big = [k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e", " at "))]
     if kind == "not finite" and not zeros:
