@@ -57,6 +57,89 @@ def test_a_rule_that_does_not_exist_is_bad_input(capsys):
     assert "no_such_module" in capsys.readouterr().err
 
 
+BAD = """
+import jax.numpy as jnp
+import numpy as np
+
+def misspelt(x):
+    return x * x
+
+def misspelt_backward(dy, x):
+    return 2 * x * dy
+
+misspelt_options = {"tolx": 1}
+
+def listed(x):
+    return x * x
+
+listed_backward, listed_options = misspelt_backward, ["domain"]
+
+def valued(x):
+    return x * x
+
+valued_backward, valued_options, valued_examples = misspelt_backward, {"kink": "middle"}, (np.ones(3),)
+
+def bare(x):
+    return x * x
+
+bare_backward, bare_examples = misspelt_backward, np.ones(3)
+
+def product(x, w):
+    return jnp.matmul(x, w)
+
+def product_backward(dy, x, w):
+    return dy @ w.T, x.T @ dy
+
+def refusing(x):
+    raise KeyError("only a tree will do")
+
+refusing_backward = misspelt_backward
+
+def broken():
+    return [1][2]
+
+broken_backward, broken_examples = misspelt_backward, broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["misspelt"], ["bad_rules:misspelt", "'tolx'", "domain, kink, reference, has_aux, seed"]),
+        (["listed"], ["listed_options", "must be a dict"]),
+        (["valued"], ["bad_rules:valued", "kink must be one of"]),
+        (["bare"], ["bare_examples", "must be the arguments as a tuple"]),
+        (["refusing"], ["no usual shapes fit bad_rules:refusing"]),
+        (["broken"], ["bad_rules:broken", "IndexError"]),
+        (["product", "--shapes", "(3,)"], ["bad_rules:product", "missing 1 required", "called with float64[3]"]),
+        (["product", "--shapes", "(4,3),(2,5)"], ["bad_rules:product", "float64[4,3], float64[2,5]"]),
+    ],
+)
+def test_what_cannot_be_examined_is_bad_input_and_no_wrong_rule(tmp_path, monkeypatch, capsys, arguments, words):
+    (tmp_path / "bad_rules.py").write_text(BAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bad_rules", raising=False)
+    name, *rest = arguments
+    assert cli.main(["verify", f"bad_rules:{name}", *rest]) == 2
+    out, err = capsys.readouterr()
+    for word in words:
+        assert word in err
+    assert "WRONG" not in out
+
+
+def test_shapes_without_a_target_are_refused(capsys):
+    assert cli.main(["verify", "--shapes", "(3,)"]) == 2
+    assert "--shapes needs a target: fundl verify module:name --shapes '(3,)'" in capsys.readouterr().err
+
+
+def test_a_module_that_fails_when_imported_does_not_hide_the_rest(rules, tmp_path, capsys):
+    (tmp_path / "dividing.py").write_text("1 / 0\n")
+    assert cli.main(["verify", "dividing:f", f"{rules}:right"]) == 2
+    out, err = capsys.readouterr()
+    assert "dividing:f: ZeroDivisionError" in err
+    assert "1 of 1 rules right" in out
+
+
 def test_own_rules_cover_every_exported_pair():
     labels = {label.split(" (")[0] for label, *_ in _own_rules.cases()}
     from fundl import activations, layers, losses

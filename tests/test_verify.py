@@ -447,6 +447,30 @@ class TestCustomRules:
         disagrees.defvjp(lambda x: (jnp.sin(x) * 1.001, x), lambda x, g: (g * jnp.cos(x),))
         assert only(verify.check_custom_vjp(disagrees, B)).cause == "forward"
 
+    def test_what_a_forward_leaves_outside_of_its_residuals_is_caught(self):
+        kept = []
+
+        def rule(forward, backward):
+            f = jax.custom_vjp(lambda x: jnp.sin(x))
+            f.defvjp(forward, backward)
+            return f
+
+        def last(x):
+            kept.append(x)
+            return jnp.sin(x), None
+
+        failure = only(verify.check_custom_vjp(rule(last, lambda r, g: (g * jnp.cos(kept[-1]),)), B))
+        assert failure.cause == "state"
+        assert "a forward left outside of its residuals" in failure.likely_cause
+        popped = only(verify.check_custom_vjp(rule(last, lambda r, g: (g * jnp.cos(kept.pop()),)), B))
+        assert popped.cause == "state"
+        first = rule(lambda x: (jnp.sin(x), kept.append(x)), lambda r, g: (g * jnp.cos(kept.pop(0)),))
+        kept.clear()
+        assert verify.check_custom_vjp(rule(lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),)), B).ok
+        leaked = only(verify.check_custom_vjp(jax.jit(first), B))
+        assert leaked.cause == "raises"
+        assert "belongs to another trace" in leaked.likely_cause
+
     def test_static_arguments_and_custom_jvp(self):
         @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
         def power(x, n):

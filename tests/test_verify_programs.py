@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from fundl import verify
 from fundl.verify._engine import Engine, quick_compile
@@ -52,6 +54,21 @@ def carried(x):
     return jax.lax.cond(z > 0, lambda z: 2 * z, lambda z: 3 * z, z).astype(x.dtype)
 
 
+def sharded(x, w):
+    """A cast inside of the shards of a mesh, and a sum over them."""
+
+    def part(x, w):
+        return jax.lax.psum(jnp.sin(x.astype(F32)) @ w.astype(F32), "i").astype(x.dtype)
+
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(AxisType.Auto,))
+    return jax.shard_map(part, mesh=mesh, in_specs=(P(None, "i"), P("i", None)), out_specs=P(None, None))(x, w)
+
+
+def sharded_backward(dy, x, w):
+    g, z, v = dy.astype(F32), x.astype(F32), w.astype(F32)
+    return (g @ v.T * jnp.cos(z)).astype(x.dtype), (jnp.sin(z).T @ g).astype(w.dtype)
+
+
 def times(factor, backward):
     def wrong(*args):
         return jax.tree.map(lambda g: (g.astype(np.float64) * factor).astype(g.dtype), backward(*args))
@@ -82,6 +99,12 @@ CASTS = {
         lambda dy, x, w: ((dy @ w.T.astype(F32)).astype(x.dtype), (x.T.astype(F32) @ dy).astype(w.dtype)),
         (jnp.eye(3, 5, dtype=BF16), jnp.ones((5, 2), BF16)),
     ),
+    "sine of reduced precision": (
+        lambda x: jnp.sin(jax.lax.reduce_precision(x, 8, 7)),
+        lambda dy, x: dy * jnp.cos(jax.lax.reduce_precision(x, 8, 7)),
+        (X,),
+    ),
+    "sine of shards": (sharded, sharded_backward, (jnp.outer(X, X[:4]), jnp.outer(X[1:], X[:3]))),
     "loop and branch": (carried, lambda dy, x: jax.vjp(carried, x)[1](dy)[0], (X,)),
 }
 
@@ -107,6 +130,8 @@ def test_a_coarser_cast_than_that_of_f_or_its_arguments_is_a_fault():
 
     for half in (jnp.float16, BF16):
         assert not verify.check_rule(f, lambda dy, x, half=half: dy * jnp.cos(x.astype(half)).astype(x.dtype), X).ok
+    reduced = verify.check_rule(jnp.sin, lambda dy, x: dy * jnp.cos(jax.lax.reduce_precision(x, 8, 7)), X)
+    assert not reduced.ok
     # A cast to the dtype of the arguments changes nothing for who calls the rule with them.
     assert verify.check_rule(jnp.sin, lambda dy, x: (dy * jnp.cos(x)).astype(F32), X).ok
     with jax.enable_x64(True):

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Without a target all of fundl's own rules are checked. A target module:name is a function with "
         "name_backward beside it, or a jax.custom_vjp; a module alone means all of them in it. Inputs come from "
         "--shapes, from name_examples beside it, or from usual shapes; options of the check from name_options. Exit "
-        "code 1 when a rule is wrong, 2 when one cannot be found or called.",
+        "code 1 when a rule is wrong, 2 when one cannot be found or called, or on bad options.",
     )
     verify.add_argument("targets", nargs="*", metavar="module:name")
     verify.add_argument("--shapes", help="arguments such as '(8,3),(3,),int5(8)' for the targets")
@@ -72,6 +72,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     if arguments.targets:
         return verify.run(arguments.targets, json=arguments.json, shapes=arguments.shapes, quiet=arguments.quiet)
+    if arguments.shapes is not None:
+        raise ValueError(f"--shapes needs a target: fundl verify module:name --shapes '{arguments.shapes}'.")
     from fundl import _own_rules
 
     return verify.check_cases(_own_rules.cases(), json=arguments.json, quiet=arguments.quiet, jobs=None)

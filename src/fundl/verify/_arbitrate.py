@@ -20,6 +20,7 @@ _LOST = (
     "where the gradient of {name} is nearly 0 it keeps few digits, as 1 - sigmoid does: "
     "{given:.6g} at {at:.4g}, exactly {other:.6g}"
 )
+_NEITHER = "f has a value at {at:.6g} ({kind}), but the rule gives {given} in {name}, and jax.grad {other}"
 _UNDECIDED = (
     "undecided in {name} at {at:.6g} ({kind}): the rule gives {given:.6g}, jax.grad {other:.6g}, "
     "and differences cannot tell"
@@ -106,6 +107,9 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
             open_still.append((p, e, g, t))
     _along_ties(bench, given, kinks, wrong)
     if not wrong.where:
+        nowhere = np.argwhere(bench.ok[:, None] & np.isnan(given) & ~finite_truth)
+        neither = [(int(p), int(e), float(given[p, e]), float(truth[p, e])) for p, e in nowhere]
+        report.notes += _first_of_each(bench, neither, _NEITHER)
         report.conventions += _conventions(bench, given, kinks)
         report.notes += _first_of_each(bench, lost, _LOST) + _first_of_each(bench, open_still, _UNDECIDED)
     return wrong

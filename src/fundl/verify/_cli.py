@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl.verify._report import Failure, Report
-from fundl.verify._rules import check_custom_vjp, check_rule
+from fundl.verify._rules import Options, check_custom_vjp, check_rule
 
 __all__ = ["check_cases", "parse_shapes", "run"]
 
@@ -28,7 +28,7 @@ Case = tuple[str, Callable[..., Any], Callable[..., Any] | None, Sequence[Any], 
 
 
 def run(targets: list[str], *, json: bool = False, shapes: str | None = None, quiet: bool = False) -> int:
-    """Check rules named `module:name` and return the exit code: 0 if all are right, 1 otherwise, 2 if not found.
+    """Check rules named `module:name`; the exit code: 0 if all are right, 1 otherwise, 2 if not found or called.
 
     The rule of `name` is the function `name_backward` beside it, or else its own jax.custom_vjp or custom_jvp.
     Inputs come from `shapes` where given (see `parse_shapes`), else from `name_examples` beside it (the arguments as
@@ -46,8 +46,8 @@ def run(targets: list[str], *, json: bool = False, shapes: str | None = None, qu
     for target in targets:
         try:
             cases += _cases(target, shapes, problems)
-        except (ImportError, AttributeError, ValueError) as error:
-            problems.append(str(error))
+        except Exception as error:  # a module may fail in any way when it is imported
+            problems.append(_problem(target, error))
     for problem in problems:
         print(f"fundl verify: {problem}", file=sys.stderr)
     code = check_cases(cases, json=json, quiet=quiet, jobs=None) if cases else 0
@@ -59,7 +59,8 @@ def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = Fals
 
     Prints progress, each failing report, and a table; with json one JSON object instead, with quiet the failing
     reports and the count alone. jobs threads work at once, with None one for each core up to four; what a `with`
-    block sets in jax does not reach other threads, so more than one is for programs without such. Returns 0 or 1.
+    block sets in jax does not reach other threads, so more than one is for programs without such. Returns 0, 1 where a
+    rule is wrong, or 2 where a function or its options cannot be used, which is said on standard error too.
 
     >>> import jax.numpy as jnp
     >>> cases = [("sine", jnp.sin, lambda dy, x: dy * jnp.cos(x), (jnp.ones(3),), {})]
@@ -85,7 +86,10 @@ def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = Fals
         print(json_module.dumps({"ok": all(reports), "seconds": round(seconds, 2), "reports": rows}))
     else:
         print(_table(reports, seconds, quiet))
-    return 0 if all(r.ok for r in reports) else 1
+    unusable = [r for r in reports if _unusable(r)]
+    for r in unusable:
+        print(f"fundl verify: {r.name} {r.failures[0].message}; {r.failures[0].seen_at}", file=sys.stderr)
+    return 2 if unusable else 0 if all(reports) else 1
 
 
 def _report(case: Case) -> Report:
@@ -95,10 +99,28 @@ def _report(case: Case) -> Report:
             check_custom_vjp(f, *args, **options) if backward is None else check_rule(f, backward, *args, **options)
         )
     except Exception as error:  # the function itself failed at these inputs: one bad case must not hide the rest
-        report = Report(label)
-        report.failures.append(Failure("the function", "raises", f"raises {type(error).__name__}: {error}"))
+        report, text = Report(label), f"raises {type(error).__name__}: {error}"
+        report.failures.append(Failure("the function", "raises", text, seen_at=f"called with {_types(args)}"))
     report.name = label
     return report
+
+
+def _unusable(report: Report) -> bool:
+    """Whether it is not the rule that failed: f cannot be called with the arguments, or checked with the options."""
+    return any((f.argument, f.cause) == ("the function", "raises") for f in report.failures)
+
+
+def _types(args: Sequence[Any]) -> str:
+    def shown(x: Any) -> str:
+        return f"{x.dtype.name}[{','.join(map(str, x.shape))}]" if isinstance(x, (np.ndarray, jax.Array)) else repr(x)
+
+    return ", ".join(str(jax.tree.map(shown, arg)).replace("'", "") for arg in args)
+
+
+def _problem(target: str, error: Exception) -> str:
+    """What is wrong with a target; errors that are not of this module need telling where they come from."""
+    known = isinstance(error, (ImportError, AttributeError, ValueError))
+    return str(error) if known else f"{target}: {type(error).__name__}: {error}"
 
 
 def parse_shapes(text: str) -> tuple[Any, ...]:
@@ -154,8 +176,8 @@ def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
         for n in names:
             try:
                 cases += _cases(f"{module_name}:{n}", shapes, problems)
-            except (AttributeError, ValueError) as error:
-                problems.append(str(error))
+            except Exception as error:
+                problems.append(_problem(f"{module_name}:{n}", error))
         return cases
     f = getattr(module, name, None)
     if f is None:
@@ -165,17 +187,30 @@ def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
         raise ValueError(
             f"{target} has no rule: put {name}_backward(dy, *args) beside it, or register a jax.custom_vjp."
         )
-    options = getattr(module, f"{name}_options", {})
+    options = _options(module, target, name)
     examples = getattr(module, f"{name}_examples", None)
     if shapes is not None:
         inputs = [parse_shapes(shapes)]
     elif examples is not None:
         examples = examples() if callable(examples) else examples
         inputs = list(examples) if isinstance(examples, list) else [examples]
+        if not all(isinstance(args, (tuple, list)) for args in inputs):
+            raise ValueError(f"{name}_examples of {target} must be the arguments as a tuple, or a list of such tuples.")
     else:
         inputs = [_usual_inputs(target, f, backward)]
     labels = [target] if len(inputs) == 1 else [f"{target} {i}" for i in range(len(inputs))]
     return [(label, f, backward, tuple(args), options) for label, args in zip(labels, inputs, strict=True)]
+
+
+def _options(module: Any, target: str, name: str) -> dict[str, Any]:
+    options = getattr(module, f"{name}_options", {})
+    allowed = ", ".join(Options.__annotations__)
+    if not isinstance(options, dict):
+        raise ValueError(f"{name}_options of {target} must be a dict of options of a check: {allowed}.")
+    unknown = [key for key in options if key not in Options.__annotations__]
+    if unknown:
+        raise ValueError(f"{name}_options of {target} has {unknown[0]!r}, which is no option; there are {allowed}.")
+    return options
 
 
 def _is_custom(f: Any) -> bool:
@@ -204,7 +239,7 @@ def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., An
                     flat = [g for g in jax.tree.leaves(grads) if g.dtype != jax.dtypes.float0]
                     if [g.shape for g in flat] != [a.shape for a in floats]:
                         continue
-        except (TypeError, ValueError, IndexError, AssertionError):
+        except Exception:  # f refuses these shapes, in whatever way it likes
             continue
         return args
     name = target.partition(":")[2]
@@ -216,8 +251,9 @@ def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., An
 
 def _table(reports: list[Report], seconds: float, quiet: bool) -> str:
     lines: list[str] = []
-    failed = [r for r in reports if not r.ok]
-    for r in failed:
+    for r in reports:
+        if r.ok or _unusable(r):
+            continue
         lines += [str(r), ""]
     width = max((len(r.name) for r in reports), default=4)
     if not quiet:
@@ -227,9 +263,8 @@ def _table(reports: list[Report], seconds: float, quiet: bool) -> str:
             shown = "      " if math.isnan(power) else f"{power:.0e} "
             extra = f"  {len(r.conventions)} kink" if r.conventions else ""
             extra += "  jax.grad wrong here" if r.reference else ""
-            verdict = "ok   " if r.ok else "WRONG"
+            verdict = "ok   " if r.ok else "error" if _unusable(r) else "WRONG"
             lines.append(f"{r.name:<{width}}  {verdict}    {r.points:>6}  {shown}  {r.seconds:>6.2f}{extra}".rstrip())
         lines.append("")
-    right = len(reports) - len(failed)
-    lines.append(f"{right} of {len(reports)} rules right, {seconds:.1f} s")
+    lines.append(f"{sum(r.ok for r in reports)} of {len(reports)} rules right, {seconds:.1f} s")
     return "\n".join(lines)

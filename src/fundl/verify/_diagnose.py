@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from fundl.verify._engine import Engine
-from fundl.verify._hypotheses import Case, elementwise_causes, factor_name, some_entries, structural_causes
+from fundl.verify._hypotheses import Case, elementwise_causes, some_entries, structural_causes
 from fundl.verify._judges import Bench, flat
-from fundl.verify._points import Points
+from fundl.verify._probes import (
+    Evidence,
+    cotangent_causes,
+    dependence_causes,
+    label_causes,
+    moves_in_steps,
+    replaced_causes,
+    rounding_causes,
+    where_labels_say,
+)  # fmt: skip
 from fundl.verify._report import Failure
 
-__all__ = ["Evidence", "diagnose"]
+__all__ = ["diagnose"]
 
 _ORDINARY = ("as given", "ordinary values", "scaled by 0.001")
+_ZEROS = ("all zero", "all zeros", "one zero entry", "all equal to 0")
 _POINTS = 5
-
-
-@dataclass
-class Evidence:
-    """Everything known of a wrong rule on one bench: its gradients, and the entries that differ from autodiff."""
-
-    engine: Engine
-    bench: Bench
-    given: np.ndarray
-    off: np.ndarray
-    compute: Callable[..., Any]
-
-    def rule(self, stacks: list[np.ndarray], dys: list[np.ndarray]) -> np.ndarray:
-        """What the rule gives for other cotangents or arguments, (P, entries)."""
-        return flat(self.engine.run(self.compute, self.compute, [stacks, dys], np.float64, self.bench.chunk))
-
-    def reference(self, stacks: list[np.ndarray], dys: list[np.ndarray]) -> np.ndarray:
-        """The true gradients for other cotangents or labels, (P, entries)."""
-        bench = self.bench
-        if bench.blackbox:
-            return bench._by_differences(Points([""] * len(stacks[0]), stacks), dys)[0]
-        return flat(self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, bench.chunk)[1])
 
 
 def diagnose(
@@ -66,11 +51,20 @@ def diagnose(
             if kind == "kink" else "the tied entries do not fit together: each has its own share, and they add up wrong"
         )  # fmt: skip
         return failure
-    usual = _usual(evidence, leaf)
-    if kind == "not finite" or not len(usual):
+    hit, missed = _ordinary(evidence, leaf)
+    usual = hit[:_POINTS]
+    if kind != "not finite" and len(hit) and len(hit) >= 1.5 * len(missed):
+        found = _causes(evidence, leaf, usual)
+    else:
+        # Where it overflows it may be wrong beside that too: 0 for what is infinity over infinity next to it.
+        kind = "not finite" if "not finite" in kinds else kind
         failure.cause, failure.likely_cause = _region(evidence, leaf, kind, a, b, where)
-        return failure
-    for cause, text in _causes(evidence, leaf, usual):
+        found = _at_times(evidence, leaf, usual, missed) if not failure.likely_cause else iter(())
+    for cause, text in found:
+        if cause == "precision" and not moves_in_steps(evidence, usual, slice(a, b)):
+            continue
+        if cause in ("factor", "sign", "zero") and np.any(bench.gradients[missed, a:b]):
+            continue  # not so where it is right
         failure.cause, failure.likely_cause = cause, text
         break
     return failure
@@ -81,24 +75,22 @@ def _rank(kind: str) -> int:
     return _ORDINARY.index(kind) if kind in _ORDINARY else len(_ORDINARY)
 
 
-def _usual(evidence: Evidence, leaf: int) -> np.ndarray:
-    """Points where the argument is wrong although nothing is special about them; none if it is right at most."""
+def _ordinary(evidence: Evidence, leaf: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points where nothing is special about the argument: those where it is wrong, and those where it is right."""
     bench = evidence.bench
     a, b = bench.offsets[leaf], bench.offsets[leaf + 1]
     ordinary = np.array([k in _ORDINARY for k in bench.points.kinds])
     live = np.array([any(np.any(dy[i]) for dy in bench.dys) for i in range(len(bench.points))])
     finite = np.isfinite(bench.gradients[:, a:b]).any(axis=1) & np.isfinite(evidence.given[:, a:b]).all(axis=1)
     candidates = np.flatnonzero(ordinary & live & finite & bench.ok)
-    hit = candidates[evidence.off[candidates][:, a:b].any(axis=1)]
-    if not len(hit) or len(hit) < 0.6 * len(candidates):
-        return hit[:0]
+    off = evidence.off[candidates][:, a:b].any(axis=1)
+    hit = candidates[off]
     # Huge and tiny cotangents hide what a half precision or an added constant looks like.
-    top = np.max([np.abs(dy[hit]).reshape(len(hit), -1).max(axis=1, initial=0) for dy in bench.dys], axis=0)
-    return hit[np.argsort(np.abs(np.log10(np.maximum(top, 1e-300))), kind="stable")][:_POINTS]
+    top = np.max([np.abs(dy).reshape(len(dy), -1).max(axis=1, initial=0) for dy in bench.dys], axis=0)[hit]
+    return hit[np.argsort(np.abs(np.log10(np.maximum(top, 1e-300))), kind="stable")], candidates[~off]
 
 
-def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Causes that explain the whole error at every one of these points, the simplest first."""
+def _cases(evidence: Evidence, leaf: int, usual: np.ndarray) -> list[Case]:
     bench = evidence.bench
     mine = evidence.engine.arguments.differentiable
     leaves = evidence.engine.arguments.leaves
@@ -123,136 +115,47 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
                 1e-5 if bench.blackbox else 1e-7,
             )
         )
+    return cases
+
+
+def _at_times(evidence: Evidence, leaf: int, hit: np.ndarray, missed: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Causes of an error that shows at some ordinary points and not at others; they must explain both."""
+    both, entries = np.concatenate([hit[:3], missed[:3]]), slice(*evidence.bench.offsets[leaf : leaf + 2])
+    if len(hit):
+        yield from cotangent_causes(evidence, both, entries, 1e-5 if evidence.bench.blackbox else 1e-7)
+        yield from dependence_causes(evidence, both, entries)
+        yield from some_entries(_cases(evidence, leaf, hit), few=True)
+    yield from _other_labels(evidence, np.flatnonzero(evidence.off[:, entries].any(axis=1)))
+
+
+def _other_labels(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Wrong at no point that has the integers or booleans of the arguments given."""
+    bench = evidence.bench
+    for k, v in enumerate(bench.values):
+        changed = (bench.points.stacks[k] != v).reshape(len(bench.points), -1).any(axis=1)
+        if v.dtype.kind != "f" and changed[rows].all() and not changed[bench.ok].all():
+            yield "region", f"wrong only where {evidence.engine.arguments.leaves[k].name} is another than that given"
+            return
+
+
+def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Causes that explain the whole error at every one of these points, the simplest first."""
+    bench = evidence.bench
+    mine, leaves = evidence.engine.arguments.differentiable, evidence.engine.arguments.leaves
+    a, b = bench.offsets[leaf], bench.offsets[leaf + 1]
+    shape = bench.values[mine[leaf]].shape
+    cases = _cases(evidence, leaf, usual)
     sizes = sorted({s for v in [*bench.values, *bench.outputs] for s in v.shape if s > 1 and s != len(bench.points)})
     yield from elementwise_causes(cases, sizes)
-    yield from _cotangent_causes(evidence, usual, slice(a, b), cases[0].tolerance)
+    entries = slice(a, b)
+    yield from cotangent_causes(evidence, usual, entries, cases[0].tolerance)
     yield from structural_causes(cases)
-    yield from _label_causes(evidence, usual, slice(a, b))
-    yield from _dependence_causes(evidence, usual, slice(a, b))
+    yield from label_causes(evidence, usual, entries)
+    yield from replaced_causes(evidence, usual, entries, leaves[mine[leaf]].name)
+    yield from where_labels_say(evidence, usual, entries, shape)
+    yield from dependence_causes(evidence, usual, entries)
+    yield from rounding_causes(evidence, usual, entries)
     yield from some_entries(cases, few=False)
-
-
-def _cotangent_causes(
-    evidence: Evidence, usual: np.ndarray, mine: slice, tolerance: float
-) -> Iterator[tuple[str, str]]:
-    bench = evidence.bench
-    scalar = all(dy.ndim == 1 for dy in bench.dys)
-
-    def tail_zero(dy: np.ndarray) -> np.ndarray:
-        out = dy.copy()
-        if dy.ndim > 1:
-            out[:, -1] = 0
-        return out
-
-    def flat_tail_zero(dy: np.ndarray) -> np.ndarray:
-        out = dy.copy()
-        out.reshape(len(dy), -1)[:, -1] = 0
-        return out
-
-    def each(fn: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda dy: np.broadcast_to(fn(dy.reshape(len(dy), -1)).reshape((-1,) + (1,) * (dy.ndim - 1)), dy.shape)
-
-    changes: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
-        ("the cotangent is ignored: the gradient is that for dy = 1", np.ones_like),
-        ("the absolute value of the cotangent is used", np.abs),
-        ("the cotangent is squared", np.square),
-    ]
-    if not scalar:
-        changes += [
-            ("the first entry of the cotangent is used for all", each(lambda dy: dy[:, 0])),
-            ("the last entry of the cotangent is used for all", each(lambda dy: dy[:, -1])),
-            ("the mean of the cotangent is used for all entries", each(lambda dy: dy.mean(axis=1))),
-            ("the sum of the cotangent is used for all entries", each(lambda dy: dy.sum(axis=1))),
-            ("the last row of the cotangent is left out", tail_zero),
-            ("the last entry of the cotangent is left out", flat_tail_zero),
-            ("the cotangent is reversed", lambda dy: dy[:, ::-1] if dy.ndim > 1 else dy),
-            ("the cotangent is reversed", lambda dy: dy.reshape(len(dy), -1)[:, ::-1].reshape(dy.shape)),
-            ("the cotangent is rolled by one row", lambda dy: np.roll(dy, 1, axis=1) if dy.ndim > 1 else dy),
-            ("the cotangent is rolled by one row", lambda dy: np.roll(dy, -1, axis=1) if dy.ndim > 1 else dy),
-            ("only the sign of the cotangent is used", np.sign),
-            ("the first row of the cotangent is used for all rows",
-             lambda dy: np.broadcast_to(dy[:, :1], dy.shape) if dy.ndim > 1 else dy),
-            ("the mean of the cotangent over rows is used",
-             lambda dy: np.broadcast_to(dy.mean(axis=1, keepdims=True), dy.shape) if dy.ndim > 1 else dy),
-        ]  # fmt: skip
-    else:
-        changes += [("only the sign of the cotangent is used", np.sign)]
-    given = evidence.given[usual, mine]
-    stacks = bench.pick(bench.points.stacks, usual)
-    dys = bench.pick(bench.dys, usual)
-    for text, change in changes:
-        changed = [np.ascontiguousarray(change(dy)) for dy in dys]
-        if all(np.array_equal(x, y) for x, y in zip(changed, dys, strict=True)):
-            continue
-        other = evidence.reference(stacks, changed)[:, mine]
-        factor = _common_factor(given, other, tolerance)
-        if factor is not None:
-            extra = "" if factor == 1 else f", and it is multiplied by {factor_name(factor, [])}"
-            yield "cotangent", text + extra
-            return
-
-
-def _common_factor(g: np.ndarray, t: np.ndarray, tolerance: float) -> float | None:
-    """The one factor c with g = c t at every point, or None; only 1, and 1 over a size, are looked for."""
-    top = np.abs(t).max()
-    if not np.isfinite(top) or top == 0:
-        return None
-    c = float(np.nansum(g * t) / np.nansum(t * t))
-    if c == 0 or not np.isfinite(c):
-        return None
-    rows = np.abs(g - c * t) <= tolerance * np.abs(c) * np.abs(t).max(axis=1, keepdims=True) + 1e-300
-    if not rows.all():
-        return None
-    return 1.0 if abs(c - 1) < tolerance else c
-
-
-def _label_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterator[tuple[str, str]]:
-    bench, engine = evidence.bench, evidence.engine
-    given = evidence.given[usual, mine]
-    dys = bench.pick(bench.dys, usual)
-    for k, leaf in enumerate(engine.arguments.leaves):
-        if leaf.differentiable or leaf.value.size == 0 or leaf.value.dtype.kind == "b":
-            continue
-        top = int(leaf.value.max())
-        for text, change in (
-            (f"{leaf.name} is used one too high", lambda y, top=top: np.where(y + 1 > top, 0, y + 1)),
-            (f"{leaf.name} is used one too high", lambda y: y + 1),
-            (f"{leaf.name} is used one too low", lambda y, top=top: np.where(y < 1, top, y - 1)),
-            (f"{leaf.name} is read in reversed order", lambda y: y[:, ::-1]),
-            (f"{leaf.name} is read one row off", lambda y: np.roll(y, 1, axis=-1)),
-            (f"the first of {leaf.name} is used for all",
-             lambda y: np.broadcast_to(y.reshape(len(y), -1)[:, :1].reshape((-1,) + (1,) * (y.ndim - 1)), y.shape)),
-        ):  # fmt: skip
-            stacks = bench.pick(bench.points.stacks, usual)
-            stacks[k] = np.ascontiguousarray(change(stacks[k])).astype(leaf.value.dtype)
-            if _common_factor(given, evidence.reference(stacks, dys)[:, mine], 1e-7) == 1:
-                yield "label", text
-                return
-
-
-def _dependence_causes(evidence: Evidence, usual: np.ndarray, mine: slice) -> Iterator[tuple[str, str]]:
-    """Not linear in the cotangent, or blind to an argument that the true gradient depends on."""
-    bench, engine = evidence.bench, evidence.engine
-    stacks, dys = bench.pick(bench.points.stacks, usual), bench.pick(bench.dys, usual)
-    given, truth = evidence.given[usual, mine], bench.gradients[usual, mine]
-
-    def differs(x: np.ndarray, y: np.ndarray) -> bool:
-        return bool(np.nanmax(np.abs(x - y), initial=0.0) > 1e-6 * np.nanmax(np.abs(y), initial=0.0))
-
-    if differs(evidence.rule(stacks, [2 * dy for dy in dys])[:, mine], 2 * given):
-        yield "nonlinear", "not linear in the cotangent: twice dy does not give twice the gradient"
-        return
-    rng = np.random.default_rng(0)
-    for k, leaf in enumerate(engine.arguments.leaves):
-        if not leaf.floating:
-            continue
-        moved = [x * rng.uniform(0.9, 1.1, x.shape) if i == k else x for i, x in enumerate(stacks)]
-        if differs(evidence.reference(moved, dys)[:, mine], truth) and np.array_equal(
-            evidence.rule(moved, dys)[:, mine], given
-        ):
-            why = "a term in it is missing, or the rule uses an array from outside"
-            yield "independent", f"it does not depend on {leaf.name}, and should: {why}"
-            return
 
 
 def _seen_at(evidence: Evidence, a: int, b: int, where: list[tuple[int, int]]) -> str:
@@ -316,12 +219,20 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
                 tail = "saturated" if kind == "not finite" or np.abs(wrong_x).min() > 8 else "region"
                 why = ": an exponential overflows without a shift by the largest entry" if kind == "not finite" else ""
                 return tail, f"{what} only where {text}{why}"
-    zeros = [k for k in kinds if "zero" in k]
+    shape = bench.values[evidence.engine.arguments.differentiable[leaf]].shape
+    for cause, text in where_labels_say(evidence, rows, slice(a, b), shape):
+        return cause, text
+    zero = np.any(flat([x == 0 for x in bench.points.stacks if x.dtype.kind == "f"]), axis=1)
+    zeros = zero[rows].all() and any(k.endswith(_ZEROS) for k in kinds)
     big = [k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e", " at "))]
-    if kind == "not finite" and len(zeros) < len(kinds):
+    if kind == "not finite" and not zeros:
         return "overflow", "overflows at large inputs: no shift by the largest entry, or a product that is too large"
-    if zeros and len(zeros) == len(kinds):
+    if zeros:
         return "zero", f"{what} only at zeros: a division by 0, or a missing case"
+    if set(kinds) & set(_ORDINARY):
+        return "region", ""
+    for cause, text in _other_labels(evidence, rows):
+        return cause, text
     if big:
         return "saturated", f"{what} only where saturated or very large ({big[0]})"
     return "region", f"{what} only at special points ({', '.join(kinds[:2])})"

@@ -149,6 +149,11 @@ class Engine:
 
     def autodiff(self, leaves: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
         """f and its vector-Jacobian product by jax.vjp."""
+        out, pull = self.pullback(leaves)
+        return out, pull(dys)
+
+    def pullback(self, leaves: list[Any]) -> tuple[list[Any], Callable[[list[Any]], list[Any]]]:
+        """f, and the function that takes cotangents back through this one call of it."""
         if self.calls_back:
             raise NotImplementedError("a pure_callback has no derivative")
         mine = self.arguments.differentiable
@@ -160,8 +165,7 @@ class Engine:
             return self.values(full)
 
         out, pull = jax.vjp(g, [leaves[k] for k in mine])
-        (grads,) = pull([jnp.asarray(dy).astype(v.dtype) for dy, v in zip(dys, out, strict=True)])
-        return out, grads
+        return out, lambda dys: pull([jnp.asarray(dy).astype(v.dtype) for dy, v in zip(dys, out, strict=True)])[0]
 
     def rule(self, backward: Callable[..., Any]) -> Compute:
         """The hand-written gradients, one per differentiable leaf, missing ones as zeros."""

@@ -12,17 +12,20 @@ import numpy as np
 
 from fundl.verify._arbitrate import Wrong, arbitrate
 from fundl.verify._arguments import Arguments
-from fundl.verify._diagnose import Evidence, diagnose
+from fundl.verify._diagnose import diagnose
 from fundl.verify._engine import UNTRACEABLE, Engine
 from fundl.verify._judges import Bench, Verdict, flat
-from fundl.verify._points import Domain, guess_domain, resized
-from fundl.verify._report import Failure, Report, Row
+from fundl.verify._points import UNEQUAL, Domain, guess_domain, resized
+from fundl.verify._probes import Evidence
+from fundl.verify._report import Failure, Report, Row, raised
 from fundl.verify._single import check_float32, check_half
-from fundl.verify._structure import check_structure
+from fundl.verify._structure import check_state, check_structure
 
 __all__ = ["Examiner"]
 
 _quiet = np.errstate(all="ignore")  # points far out overflow on purpose, and their NaN and infinities are looked at
+_FROZEN = "right at the shapes given alone: a size or an array is frozen into the rule, or an order that fits there"
+_CONFUSED = "one size is taken for another that equals it here (if f is not meant for others, let it refuse them)"
 _KINKS = ("left", "right", "average", "zero")
 
 
@@ -151,7 +154,7 @@ class Examiner:
         return None
 
     def others(self) -> list[tuple[str, Bench]]:
-        """Benches of other shapes that f accepts: one example, another batch size, unequal sides."""
+        """Benches of other shapes that f accepts: one example, another batch size, equal sizes made unequal."""
         if self._others is None:
             self._others = []
             shapes: dict[int, list[tuple[int, ...]]] = {}
@@ -174,14 +177,18 @@ class Examiner:
         return self._others
 
     @_quiet
-    def check(
-        self, backward: Callable[..., Any], name: str = "", own_value: Callable[[list[Any]], list[Any]] | None = None
-    ) -> Report:
-        """Examine one rule; own_value is the forward that the rule comes with, where it has one."""
+    def check(self, backward: Callable[..., Any], name: str = "", own_value: Any = None, crossed: Any = None) -> Report:
+        """Examine one rule.
+
+        A registered rule comes with a forward of its own: own_value(leaves); and crossed(leaves, dys, others) runs it
+        with another forward, of others, between its forward and its backward.
+        """
         start, self._preparation = time.perf_counter() - self._preparation, 0.0
         name = name or getattr(backward, "__name__", "rule").removesuffix("_backward")
         report = Report(name, notes=list(self.notes))
         report.failures += check_structure(self.engine, self.args, backward, own_value)
+        if not report.failures and crossed is not None:
+            report.failures += check_state(self.engine, backward, crossed, self.bench)
         compute = self._kept.get(id(backward)) or self.engine.rule(backward)
         if not report.failures:
             self._float64(compute, report)
@@ -209,7 +216,7 @@ class Examiner:
         try:
             given = bench.given(compute)
         except Exception as error:
-            report.failures.append(_raised(error, "float64 inputs"))
+            report.failures.append(raised(error, "float64 inputs"))
             return
         wrong = arbitrate(bench, given, compute, self.kink, report)
         report.failures += self._explain(bench, given, wrong, compute)
@@ -235,6 +242,11 @@ class Examiner:
             ))  # fmt: skip
 
     def _other_shapes(self, compute: Callable[..., Any], report: Report) -> None:
+        sizes = [s for leaf in self.arguments.leaves for s in leaf.value.shape if s > 1]
+        equal = next((s for s in sizes if sizes.count(s) > 1), None)
+        if equal is not None and not self.others():
+            report.notes.append(f"f took no other shapes, and {equal} occurs in these more than once: a "
+                                "rule that takes one such size or axis for another may pass")  # fmt: skip
         for text, bench in self.others():
             if not bench.ok.any():
                 continue
@@ -242,17 +254,19 @@ class Examiner:
             try:
                 given = bench.given(compute)
             except Exception as error:
-                failure = _raised(error, text)
+                failure = raised(error, text)
+                if text == UNEQUAL:  # f may take such by accident, and then a rule may refuse them
+                    report.notes.append(f"not examined with {text}: there the rule {failure.message}")
+                    continue
                 failure.likely_cause = "a size is frozen into the rule: it works only for the shapes given"
                 report.failures.append(failure)
                 return
             wrong = arbitrate(bench, given, compute, self.kink, Report(""))
             for failure in self._explain(bench, given, wrong, compute):
                 failure.cause, failure.seen_at = "batch", f"{text}, {failure.seen_at}"
-                failure.likely_cause = (
-                    "a size or an array of the first shapes is frozen into the rule"
-                    + (f" ({failure.likely_cause})" if failure.likely_cause else "")
-                )  # fmt: skip
+                failure.likely_cause = (_CONFUSED if text == UNEQUAL else _FROZEN) + (
+                    f" ({failure.likely_cause})" if failure.likely_cause else ""
+                )
                 report.failures.append(failure)
             if report.failures:
                 return
@@ -334,9 +348,3 @@ class Examiner:
             else:
                 verdict = "no gradient expected"
             report.arguments.append(Row(leaf.name, leaf.describe, verdict))
-
-
-def _raised(error: Exception, where: str) -> Failure:
-    text = str(error).strip().splitlines()
-    first = text[0] if text else ""
-    return Failure("the rule", "raises", f"raises {type(error).__name__}: {first}", seen_at=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,11 @@ def factor_name(c: float, sizes: Sequence[int]) -> str:
     product = int(np.prod(sizes)) if sizes else 0
     if product and abs(c * product - 1) < 1e-6:
         return f"1/{product} (the number of entries: a mean for a sum)"
+    if product and abs(c / product - 1) < 1e-6:
+        return f"{product} (the number of entries: a sum for a mean)"
+    for n, m in itertools.permutations(sizes, 2):
+        if abs(c * m / n - 1) < 1e-6:
+            return f"{n}/{m} (axes have these sizes: one for the other?)"
     return f"{c:.9g}"
 
 
@@ -98,7 +104,7 @@ def _factor(c: Case) -> float | None:
 def _swapped(cases: list[Case]) -> Iterator[tuple[str, str]]:
     for other in cases[0].others:
         if all(c.equal(c.given, c.others[other]) for c in cases):
-            yield "swapped", f"this is the gradient of {other}: two outputs are swapped"
+            yield "swapped", f"this is the gradient of {other}, in the place of that of {cases[0].name}"
             return
     ndim = cases[0].given.ndim
     moves: list[tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = []
@@ -118,7 +124,7 @@ def _swapped(cases: list[Case]) -> Iterator[tuple[str, str]]:
 
 
 def some_entries(cases: list[Case], few: bool) -> Iterator[tuple[str, str]]:
-    """Only some entries are wrong, the same ones at every point; with `few`, at most a quarter or one slice."""
+    """Only some entries are wrong; with `few`, at most a quarter of them or one slice."""
     masks = [c.wrong for c in cases]
     union = np.any(masks, axis=0)
     if not union.any() or union.all() or union.size < 2:
@@ -142,10 +148,22 @@ def some_entries(cases: list[Case], few: bool) -> Iterator[tuple[str, str]]:
     elif fixed and union.ndim > 1 and union.size > len(where):
         axis, at = fixed[0]
         text = f"only index {at} along axis {axis} is {how}"
+    elif len(right := np.argwhere(~union)) and (kept := _slice(right, union.shape)):
+        text = f"only index {kept[1]} along axis {kept[0]} is right"
+    elif not few and any((m != union).any() for m in masks):
+        text = "some entries are wrong, and others at other points"
     else:
         shown = " ".join(f"[{','.join(map(str, w))}]" for w in where[:4])
         text = f"only {len(where)} of {union.size} entries are {how}: {shown}{' ...' if len(where) > 4 else ''}"
     yield "entries", text
+
+
+def _slice(where: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The axis and the index if these entries are all that have it."""
+    for axis in range(len(shape) if len(shape) > 1 else 0):
+        if np.ptp(where[:, axis]) == 0 and len(where) * shape[axis] == int(np.prod(shape)):
+            return axis, int(where[0][axis])
+    return None
 
 
 def _rounded_to(c: Case, dtype: type) -> bool:
@@ -172,6 +190,15 @@ def _rounded_to_bfloat16(c: Case) -> bool:
 
 def _added(cases: list[Case]) -> Iterator[tuple[str, str]]:
     """given = truth + c, or + c times an argument, an output or a cotangent of the same shape."""
+    if all(not c.truth.any() for c in cases):
+        yield (
+            "added",
+            (
+                "f is constant around every point, so its gradient is 0; if that of another function is meant "
+                "(straight through), examine that one: x + stop_gradient(f(x) - x), say, with reference='autodiff'"
+            ),
+        )
+        return
     gaps = [c.given - c.truth for c in cases]
     sizes = [np.abs(g).max(initial=0.0) for g in gaps]
     if min(sizes) == 0:
@@ -212,6 +239,15 @@ def _same_multiple(gaps: list[np.ndarray], terms: list[np.ndarray]) -> float | N
     return factors[0] if factors and np.ptp(factors) <= 1e-5 * abs(factors[0]) else None
 
 
+def _fitted(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """x in this shape: as it is, or with one entry for each of the first axes or of the last; else None."""
+    if not x.ndim or len(shape) < x.ndim:
+        return None
+    if x.shape == shape[: x.ndim]:
+        return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
+    return np.broadcast_to(x, shape) if x.shape == shape[-x.ndim :] else None
+
+
 def structural_causes(cases: list[Case]) -> Iterator[tuple[str, str]]:
     """A sum or mean along one axis too many or too few, a factor that is missing or there twice."""
     ndim = cases[0].given.ndim
@@ -234,8 +270,8 @@ def structural_causes(cases: list[Case]) -> Iterator[tuple[str, str]]:
             (f"a factor {name} is missing", lambda c, x: c.given * x),
             (f"a factor {name} too many", lambda c, x: c.given / x),
         ):
-            if all(c.inputs[name].shape == c.given.shape
-                   and c.equal(np.nan_to_num(change(c, c.inputs[name])), c.truth) for c in cases):  # fmt: skip
+            if all((x := _fitted(c.inputs[name], c.given.shape)) is not None
+                   and c.equal(np.nan_to_num(change(c, x)), c.truth) for c in cases):  # fmt: skip
                 yield "factor", text
                 return
     for axis in range(ndim):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +12,10 @@ import numpy as np
 
 from fundl.verify._arguments import Leaf
 
-__all__ = ["Domain", "Points", "cotangents", "draw", "guess_domain", "project", "resized"]
+__all__ = ["UNEQUAL", "Domain", "Points", "cotangents", "draw", "guess_domain", "project", "resized"]
 
 Domain = str | tuple[float, float] | Callable[[np.ndarray], Any]
+UNEQUAL = "sizes that are equal here made unequal"
 _WORDS = ("positive", "probability", "simplex", "fixed")
 
 
@@ -219,7 +221,7 @@ def cotangents(shapes: Sequence[tuple[int, ...]], kinds: Sequence[str], seed: in
 
 
 def resized(leaves: Sequence[Leaf], accepts: Callable[[list[np.ndarray]], bool]) -> list[tuple[str, list[np.ndarray]]]:
-    """Values of other shapes that f accepts: one example, another batch size, other widths, unequal sides.
+    """Values of other shapes that f accepts: one example, another batch size, other widths, equal sizes made unequal.
 
     A size is changed everywhere it occurs; where f refuses that, only along the first leaf that has it. Integer
     leaves repeat the values given, so a size that they index is never made smaller.
@@ -231,8 +233,8 @@ def resized(leaves: Sequence[Leaf], accepts: Callable[[list[np.ndarray]], bool])
     found: list[tuple[str, list[np.ndarray]]] = []
 
     def attempt(text: str, change: Callable[[int, int, int], int]) -> bool:
-        values = [_resize(leaf, [change(k, a, s) for a, s in enumerate(leaf.value.shape)])
-                  for k, leaf in enumerate(leaves)]  # fmt: skip
+        sizes = {(k, a): change(k, a, s) for k, leaf in enumerate(leaves) for a, s in enumerate(leaf.value.shape)}
+        values = _resized(leaves, sizes)
         same = all(v.shape == leaf.value.shape for v, leaf in zip(values, leaves, strict=True))
         if same or not accepts(values):
             return False
@@ -257,20 +259,50 @@ def resized(leaves: Sequence[Leaf], accepts: Callable[[list[np.ndarray]], bool])
                 continue
             if smaller and attempt(f"shapes with 1 in place of {batch}", partial(change, new=1)):
                 break
-    square = next((k for k, leaf in enumerate(leaves) if leaf.floating and _is_square(leaf.value)), None)
-    if square is not None:
-        side = leaves[square].value.shape[-1]
-        others = [(k, a) for k, leaf in enumerate(leaves) for a, s in enumerate(leaf.value.shape) if s == side]
-        others.remove((square, leaves[square].value.ndim - 1))
-        for extra in [[], *([o] for o in others if o[0] != square)]:
-            moved = {(square, leaves[square].value.ndim - 1), *extra}
-            if attempt("unequal sides", lambda k, a, s, moved=moved: s + 2 if (k, a) in moved else s):
-                break
+    apart = _apart(leaves, lambda sizes: accepts(_resized(leaves, sizes)))
+    for some in (apart, apart[:1]):
+        grown_apart = _unequal(leaves, some)
+        if some and attempt(UNEQUAL, lambda k, a, s, new=grown_apart: new.get((k, a), s)):
+            break
     return found
 
 
-def _is_square(x: np.ndarray) -> bool:
-    return x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
+def _resized(leaves: Sequence[Leaf], sizes: dict[tuple[int, int], int]) -> list[np.ndarray]:
+    """The values with these sizes at (leaf, axis)."""
+    return [_resize(leaf, [sizes.get((k, a), s) for a, s in enumerate(leaf.value.shape)])
+            for k, leaf in enumerate(leaves)]  # fmt: skip
+
+
+def _apart(
+    leaves: Sequence[Leaf], accepts: Callable[[dict[tuple[int, int], int]], bool], tries: int = 24
+) -> list[tuple[tuple[int, int], ...]]:
+    """The axes (leaf, axis), alone or two together, that f lets differ from others that have the same size here."""
+    axes = [(k, a, s) for k, leaf in enumerate(leaves) for a, s in enumerate(leaf.value.shape) if s > 1]
+    found: list[tuple[tuple[int, int], ...]] = []
+    for size in sorted({s for _, _, s in axes}):
+        rest = [(k, a) for k, a, s in axes if s == size]
+        for count in (1, 2):
+            for group in itertools.combinations(tuple(rest), count):
+                if len(rest) <= count or tries == 0:
+                    break
+                if set(group) <= set(rest):
+                    tries -= 1
+                    if accepts(dict.fromkeys(group, size + 2)):
+                        found.append(group)
+                        rest = [axis for axis in rest if axis not in group]
+    return found
+
+
+def _unequal(leaves: Sequence[Leaf], groups: Sequence[tuple[tuple[int, int], ...]]) -> dict[tuple[int, int], int]:
+    """A size for each group that is larger than its own and that nothing else has."""
+    used = {s for leaf in leaves for s in leaf.value.shape}
+    sizes: dict[tuple[int, int], int] = {}
+    for group in groups:
+        k, a = group[0]
+        new = next(n for n in itertools.count(leaves[k].value.shape[a] + 1) if n not in used)
+        used.add(new)
+        sizes.update(dict.fromkeys(group, new))
+    return sizes
 
 
 def _resize(leaf: Leaf, shape: list[int]) -> np.ndarray:

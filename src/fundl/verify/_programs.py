@@ -59,6 +59,8 @@ def coarsest(jaxpr: Any) -> Any:
     for eqn in equations(jaxpr):
         widest = max((d.itemsize for d in map(_float, eqn.invars) if d is not None), default=0)
         found += [d for d in map(_float, eqn.outvars) if d is not None and d.itemsize < widest]
+        if eqn.primitive.name == "reduce_precision" and (d := _like(eqn)).itemsize < widest:
+            found.append(d)
     return max(found, key=lambda d: float(jnp.finfo(d).eps), default=None)
 
 
@@ -66,6 +68,13 @@ def _float(v: Any) -> Any:
     """The dtype of a variable of a jaxpr, or of a value, if it is a float."""
     dtype = getattr(getattr(v, "aval", v), "dtype", None)
     return dtype if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else None
+
+
+def _like(eqn: Any) -> np.dtype:
+    """The dtype that holds as many digits as a reduce_precision leaves."""
+    bits = eqn.params["mantissa_bits"]
+    names = {2: "float8_e5m2", 3: "float8_e4m3fn", 7: "bfloat16", 10: "float16", 23: "float32"}
+    return np.dtype(next((getattr(jnp, name) for most, name in names.items() if bits <= most), jnp.float64))
 
 
 def walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], visit: Callable[[Any, list[Any]], Any]) -> list[Any]:
@@ -122,6 +131,15 @@ def _widened(closed: Any, args: Sequence[Any], eps: float) -> list[Any]:
         if name == "convert_element_type" and (new := _float(eqn.outvars[0])) is not None:
             x = jnp.asarray(values[0])
             return x.astype(np.float64) if jnp.finfo(new).eps <= eps else x.astype(new).astype(np.float64)
+        if name == "reduce_precision" and jnp.finfo(_like(eqn)).eps <= eps:
+            return values[0]
+        if name == "shard_map":
+            inner = core.ClosedJaxpr(params["jaxpr"], ())
+            axes = next(v for k, v in params.items() if k.endswith("manual_axes"))  # its name changes with jax
+            return jax.shard_map(
+                lambda *shards: tuple(_widened(inner, shards, eps)), mesh=params["mesh"], in_specs=params["in_specs"],
+                out_specs=params["out_specs"], axis_names=axes, check_vma=params["check_vma"],
+            )(*values)  # fmt: skip
         if name in ("scan", "while", "cond"):
             programs = {
                 k: _again(v, eps) for k, v in params.items() if k in ("jaxpr", "cond_jaxpr", "body_jaxpr", "branches")

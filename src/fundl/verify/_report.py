@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Failure", "Report", "Row"]
+__all__ = ["Failure", "Report", "Row", "raised"]
 
 
 @dataclass
@@ -20,8 +20,9 @@ class Failure:
     seen_at       the kinds of point where it appears; `dtype` and `judges` say how it was judged
     likely_cause  the sentence for people, or "" where no tested hypothesis explains the error
     cause         a word for programs. The call: raises, structure, shape, dtype, repeat, mutates, transforms,
-                  forward, batch, domain. The gradient: zero, factor, sign, swapped, transposed, rolled, reversed,
-                  entries, added, offset, precision, cotangent, label, axis, term, nonlinear, independent, unknown.
+                  forward, state, batch, domain. The gradient: zero, factor, sign, swapped, transposed, rolled,
+                  reversed, entries, added, offset, precision, cotangent, label, axis, term, nonlinear,
+                  independent, unknown.
                   Some inputs only: kink, overflow, saturated, region, zero, cancellation. Of f: shared (a
                   stop_gradient, say)
     """
@@ -57,6 +58,19 @@ class Failure:
         if self.likely_cause:
             lines.append(f"      likely cause {self.likely_cause}")
         return "\n".join(lines)
+
+
+def raised(error: Exception, where: str, how: str = "") -> Failure:
+    """The failure of a rule that raises: the first line of what it says."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    name = type(error).__name__
+    leaked = name == "UnexpectedTracerError" or "No constant handler" in text
+    why = (
+        "it reads a value that belongs to another trace: one kept in a global or an attribute, perhaps"
+        if leaked
+        else ""
+    )
+    return Failure("the rule", "raises", f"{how}raises {name}: {text}", why, seen_at=where)
 
 
 @dataclass

@@ -11,11 +11,15 @@ import numpy as np
 
 from fundl.verify._arguments import to_numpy
 from fundl.verify._engine import UNTRACEABLE, Engine
+from fundl.verify._judges import Bench
 from fundl.verify._points import cotangents
 from fundl.verify._programs import calls_back
-from fundl.verify._report import Failure
+from fundl.verify._report import Failure, raised
 
-__all__ = ["check_structure"]
+__all__ = ["check_state", "check_structure"]
+
+_CROSSED = "a second forward, run before the backward of the first"
+_STATE = "the backward reads what a forward left outside of its residuals: a global, a list, an attribute"
 
 
 def check_structure(
@@ -25,19 +29,13 @@ def check_structure(
     own_value: Callable[[list[Any]], list[Any]] | None,
 ) -> list[Failure]:
     """Call the rule as its user does, at the arguments given, twice, under jit and under vmap."""
-    shapes = engine.shapes
-    dys = [
-        jnp.asarray(dy[0], dtype) for dy, dtype in zip(cotangents(shapes, ["given"]), engine.output_dtypes, strict=True)
-    ]
+    live, dys = _as_given(engine)
     before = [np.array(leaf.value, copy=True) for leaf in engine.arguments.leaves]
-    # Floating leaves in their own dtype, as arrays: a Python float is an array of the default dtype.
-    live = [jnp.asarray(leaf.value, leaf.dtype) for leaf in engine.arguments.leaves]
     dy = engine.dy_tree(dys)
     try:
         first = backward(dy, *engine.arguments.build(live))
     except Exception as error:  # a rule may fail in any way; the report says how
-        text = (str(error).strip().splitlines() or [""])[0]
-        return [Failure("the rule", "raises", f"raises {type(error).__name__}: {text}", seen_at="the arguments given")]
+        return [raised(error, "the arguments given")]
     found, problems = engine.arguments.align(first)
     failures = [Failure("the rule", "structure", problem, seen_at="the arguments given") for problem in problems]
     if failures:
@@ -56,6 +54,34 @@ def check_structure(
     return failures or _transformed(engine, backward, found, live, dys)
 
 
+def _as_given(engine: Engine) -> tuple[list[Any], list[Any]]:
+    """The arguments given and cotangents, as arrays in their own dtype (a Python float has the default dtype)."""
+    dys = cotangents(engine.shapes, ["given"])
+    return (
+        [jnp.asarray(leaf.value, leaf.dtype) for leaf in engine.arguments.leaves],
+        [jnp.asarray(dy[0], dtype) for dy, dtype in zip(dys, engine.output_dtypes, strict=True)],
+    )
+
+
+def check_state(
+    engine: Engine, backward: Callable[..., Any], crossed: Callable[..., list[Any]], bench: Bench
+) -> list[Failure]:
+    """Whether another forward between a forward and its backward changes the gradient: `crossed` runs the three."""
+    points = [i for i, kind in enumerate(bench.points.kinds) if kind == "ordinary values" and bench.ok[i]]
+    if not points:
+        return []
+    live, dys = _as_given(engine)
+    others = [jnp.asarray(x[points[-1]], v.dtype) for x, v in zip(bench.points.stacks, live, strict=True)]
+    alone, _ = engine.arguments.align(backward(engine.dy_tree(dys), *engine.arguments.build(live)))
+    try:
+        between = crossed(live, dys, others)
+    except Exception as error:  # alone it did not raise
+        return [Failure("the rule", "state", f"raises {type(error).__name__} after {_CROSSED}", _STATE)]
+    if between is None:
+        return []
+    return _same(engine, alone, between, 0.0, "state", f"another gradient after {_CROSSED}", _STATE)
+
+
 def args_values(engine: Engine, args: Sequence[Any]) -> list[np.ndarray]:
     """The values now held by the arrays passed in, in the order of the leaves."""
     values = jax.tree.leaves(tuple(args))
@@ -67,13 +93,19 @@ def args_values(engine: Engine, args: Sequence[Any]) -> list[np.ndarray]:
 
 def _shapes_and_dtypes(engine: Engine, found: list[Any], live: list[Any]) -> list[Failure]:
     failures = []
-    for k, g in zip(engine.arguments.differentiable, found, strict=True):
+    mine = engine.arguments.differentiable
+    shapes = {engine.arguments.leaves[k].name: np.shape(live[k]) for k in mine}
+    reordered = sorted(map(np.shape, found)) == sorted(shapes.values())
+    for k, g in zip(mine, found, strict=True):
         name, want = engine.arguments.leaves[k].name, live[k]
         if g is None or getattr(g, "dtype", None) == jax.dtypes.float0:
             continue  # stands for zeros, and is judged as zeros
         if np.shape(g) != want.shape:
+            other = next((n for n, shape in shapes.items() if reordered and shape == np.shape(g)), None)
+            why = f"outputs in another order? {other} has that shape"
+            why = why if other else _shape_cause(np.shape(g), want.shape)
             failures.append(Failure(name, "shape", f"gradient of shape {np.shape(g)}, expected {want.shape}",
-                                    _shape_cause(np.shape(g), want.shape), seen_at="the arguments given"))  # fmt: skip
+                                    why, seen_at="the arguments given"))  # fmt: skip
         elif jnp.result_type(g) != want.dtype and not _promotes(engine, want.dtype):
             text = f"gradient of dtype {jnp.result_type(g).name}, expected {want.dtype.name}, that of the argument"
             why = "a NumPy scalar or a constant of another dtype promotes it" if jnp.result_type(
@@ -136,8 +168,7 @@ def _transformed(
     except Exception as error:  # works plainly, fails when traced: the report says how
         if calls_back(compute, live, dys):
             return []  # a callback that refuses vmap
-        text = (str(error).strip().splitlines() or [""])[0]
-        return [Failure("the rule", "raises", f"under jit or vmap raises {type(error).__name__}: {text}")]
+        return [raised(error, "", "under jit or vmap ")]
     noise = 1e3 * max(max(_eps(d), engine.inside_eps) * float(np.abs(to_numpy(d)).max(initial=0.0)) for d in dys)
     scatter = [np.nan_to_num(np.ptp(to_numpy(g).astype(np.float64), axis=0)).max(initial=0.0) for g in mapped]
     why = "a sum or a shape includes the mapped axis, or a value was fixed when it was traced"
