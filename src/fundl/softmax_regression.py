@@ -14,6 +14,7 @@ from fundl.newton._wide import digits_of
 __all__ = ["fit", "fit_batches", "gradient", "loss", "predict", "predict_proba"]
 
 Params = TypeVar("Params")
+MOST_CLASSES = 1 << 30  # that labels alone may ask for
 
 
 def predict_proba(params: Any, X: ArrayLike) -> Array:
@@ -217,6 +218,7 @@ def inputs(
     X: ArrayLike, y: ArrayLike, weights: ArrayLike | None, num_classes: int | None
 ) -> tuple[Array, Array, Array | None]:
     """X (n, d), one-hot or soft Y (n, k) and weights (n,) in one floating dtype, or a refusal."""
+    _check.within_integers("y", y)
     with jax.ensure_compile_time_eval():  # labels that are constants of a program can be counted
         labels = _check.array("y", y)
     given = _check.array("X", X), labels
@@ -251,6 +253,8 @@ def _one_hot(y: Array, w: Array | None, num_classes: int | None, X: Array) -> Ar
         kept = y if w is None or not _check.concrete(w) else jnp.where(w == 0, jnp.zeros_like(y), y)
         with jax.ensure_compile_time_eval():
             num_classes = max(int(np.asarray(jnp.max(kept))) + 1, 2)
+        if num_classes > MOST_CLASSES:  # no data set has so many, and memory would not hold them
+            raise ValueError(f"y must hold classes 0, 1, ...; got {num_classes - 1}, which would make so many classes.")
     _check.whole("num_classes", num_classes, 1)
     num_classes = int(num_classes)
     y = _check.labels("y", y, num_classes, w)

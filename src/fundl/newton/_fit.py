@@ -61,7 +61,7 @@ def fit(
     _check.whole("max_steps", max_steps, 1)
     numbers = []
     for name, value in (("l2", l2), ("l1", l1), ("tol", tol)):
-        _check.nonnegative(name, value)
+        (_check.nonnegative if name == "tol" else _check.penalty)(name, value)
         value = _check.array(name, value)
         if value.ndim:
             raise ValueError(f"{name} must be one number, shape (); got shape {value.shape}. Use vmap for many.")
