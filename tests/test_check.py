@@ -81,6 +81,15 @@ REFUSED = [
     (lambda: sweep.linear(X, Y, l2=1.0, intercept="no"), "intercept must be True or False; got 'no'."),
     (lambda: logistic_regression.fit(X, Y, l2=1.0, max_steps=1.5), "max_steps must be a whole number, at least 1;"),
     (lambda: sweep.logistic(X, Y, l2=1.0, max_steps=0), "max_steps must be a whole number, at least 1; got 0."),
+    (lambda: logistic_regression.fit(X, Y, l2=np.inf), "l2 must be finite (a large one gives w = 0); got a bad value:"),
+    (lambda: logistic_regression.fit(X, Y, l1=np.inf), "l1 must be finite"),
+    (lambda: softmax_regression.fit(X, Y, l2=np.inf), "l2 must be finite"),
+    (lambda: linear_regression.fit(X, Y, l2=np.inf), "l2 must be finite"),
+    (lambda: linear_regression.ridge_path(X, Y, [1.0, np.inf]), "l2 must be finite (a large one gives w = 0); got"),
+    (lambda: logistic_regression.fit_batches([(X, Y)], l2=np.inf), "l2 must be finite"),
+    (lambda: sweep.logistic(X, Y, l2=[1.0, np.inf]), "l2 must be finite"),
+    (lambda: sweep.logistic(X, Y, l1=[1.0, np.inf]), "l1 must be finite"),
+    (lambda: softmax_regression.fit(X, Y + 2**40), f"y must hold classes 0, 1, ...; got {2**40 + 1}, which would make"),
     (lambda: softmax_regression.fit(X, Y, num_classes=2.5), "num_classes must be a whole number, at least 1; got 2.5."),
 ]
 
@@ -93,6 +102,19 @@ def test_arrays_of_numpy_that_jax_would_read_otherwise() -> None:
         right = fit(X, Y, l2=1.0).params.w
         for same in (X.view(np.matrix), X.astype(">f8"), np.ma.masked_greater(X, 50)):
             np.testing.assert_allclose(fit(same, Y, l2=1.0).params.w, right, rtol=1e-12)
+
+
+def test_labels_beyond_the_integers_are_named() -> None:
+    y = np.where(np.arange(4) == 2, 2**32 + 1, Y)
+    with jax.enable_x64(False):
+        for call in (
+            lambda: softmax_regression.fit(X, y),
+            lambda: losses.cross_entropy_with_logits(X, y),
+            lambda: losses.linear_cross_entropy(X, X.T, None, y),
+        ):
+            words = laws.refusal(call)
+            assert words.startswith("y must hold classes 0, 1, ...; got ")
+            assert "4294967297" in words
 
 
 @pytest.mark.parametrize(("call", "words"), REFUSED, ids=[words for _, words in REFUSED])

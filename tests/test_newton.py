@@ -219,3 +219,53 @@ def test_steps_are_doubled_where_the_value_still_falls():
     found = lr.fit(X, np.asarray(data.y), l2=1e-4, method="newton")
     assert found.status is Status.converged
     assert int(found.certificate.steps) <= 16  # 18 with whole steps at most
+
+
+def outlier(far):
+    """Overlapping classes; one entry is far beyond its column, whose curvature is lost beside it."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    y = (X @ [1.0, 2.0, -1.0] + 2 * rng.normal(size=40) > 0).astype(int)
+    X[0, 0] = far
+    return X, y
+
+
+def proved(found):
+    return bool(found.certificate.suboptimality <= 1e-7 * found.certificate.objective)
+
+
+@pytest.mark.parametrize("method", ["auto", "newton"])
+def test_a_fit_whose_bound_proves_nothing_is_not_called_converged(method):
+    X, y = outlier(1e7)
+    for penalty in ({"l1": 1e-6}, {"l2": 1e-6}):
+        found = lr.fit(X, y, method=method, **penalty)
+        assert not proved(found)
+        assert found.status == Status.stalled
+
+
+@pytest.mark.parametrize("method", ["auto", "newton"])
+def test_the_penalty_proves_what_the_hessian_does_not(method):
+    X, y = outlier(1e5)
+    found = lr.fit(X, y, l2=1.0, method=method)
+    assert found.status == Status.converged
+    assert proved(found)
+
+
+@pytest.mark.parametrize("l2", [1.0, 0.0])
+@pytest.mark.parametrize("model", [lr, sr], ids=["logistic", "softmax"])
+def test_the_subspace_method_proves_its_fit_whatever_the_scale_of_the_columns(model, l2):
+    X, y = outlier(0.0)
+    found = model.fit(X * 1e50, y, l2=l2, method="subspace")
+    assert found.status == Status.converged
+    assert proved(found)
+    np.testing.assert_allclose(found.params.w * 1e50, model.fit(X, y).params.w, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("y", [[0, 1, 1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 2, 2, 2, 0]], ids=["two", "three"])
+def test_the_subspace_method_has_no_nan_where_rows_tie_and_others_run_away(y):
+    X, y = np.array([[0.0], [0], [1], [1], [2], [2], [3], [0]]), np.array(y)
+    found = sr.fit(X, y, method="subspace")
+    assert found.status == Status.stalled
+    assert np.isfinite(found.params.w).all()
+    least = -np.log(1 / 3) - 2 * np.log(2 / 3)  # the three rows at 0
+    np.testing.assert_allclose(found.certificate.objective, least, rtol=1e-9)

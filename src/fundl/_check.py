@@ -28,12 +28,14 @@ __all__ = [
     "on_host",
     "option",
     "ordinary",
+    "penalty",
     "per_example_weights",
     "readable",
     "regression",
     "same_shape",
     "seen",
     "whole",
+    "within_integers",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -80,6 +82,14 @@ def readable(name: str, x: ArrayLike) -> ArrayLike:
         if x.max() > held.max or x.min() < held.min:
             return x.astype(np.float64)
     return x
+
+
+def within_integers(name: str, y: Any) -> None:
+    """Refuse class labels that jax's integers do not hold: `array` would make floats of them all."""
+    given: Any = y
+    if isinstance(y, np.ndarray) and y.dtype.kind in "iu" and np.asarray(readable(name, y)).dtype.kind == "f":
+        most = np.iinfo(jax.dtypes.canonicalize_dtype(y.dtype)).max
+        refuse_where(lambda v: (v < 0) | (v > most), name, given, "must hold classes 0, 1, ...")
 
 
 def regression(params: Any) -> tuple[Array, Array]:
@@ -200,6 +210,12 @@ def scalar(name: str, x: ArrayLike) -> Array:
 def nonnegative(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a penalty that is negative or NaN."""
     refuse_where(lambda v: ~(v >= 0), name, _at_hand(name, x), "must not be negative or NaN")
+
+
+def penalty(name: str, x: ArrayLike) -> None:
+    """Refuse a concrete penalty that is negative, NaN or infinite: inf times a coefficient of 0 is no number."""
+    nonnegative(name, x)
+    refuse_where(lambda v: v == np.inf, name, _at_hand(name, x), "must be finite (a large one gives w = 0)")
 
 
 def positive(name: str, x: ArrayLike) -> None:

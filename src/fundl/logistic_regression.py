@@ -118,7 +118,8 @@ def fit(
     `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
     squared Newton decrement and R the largest abs(x_i v) over v^T H v = 1 (self-concordance; it holds without any
     penalty), rounding errors of g included; it is inf where R lambda >= 0.9, where H is singular to rounding, and where
-    the data are separable. With l1 it is the smaller of that and the duality gap. `certificate.standard_errors` are the
+    the data are separable. With l1 it is the smaller of that and the duality gap, with l2 of that and sum_j g_j^2 /
+    (2 l2) (strong convexity). Where it proves too little the status is `stalled`. `certificate.standard_errors` are the
     roots of the diagonal of H^-1, without penalty only.
 
     Shapes: X (n, d); y (n,) in {0, 1} or soft in [0, 1], booleans and floats too; weights (n,); l2, l1, tol scalars.
@@ -129,9 +130,10 @@ def fit(
     holds. With l1 it is that of the columns that are not 0 or may leave it; the certificate counts all. Inside a trace,
     on a mesh, and where that does not settle it (separable or dependent columns without a penalty), one compiled
     program runs: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for
-    many columns or classes: it knows no standard errors, bounds f - minimum by sum_j g_j^2 / (2 l2) (strong convexity;
-    inf without l2), finds a separating direction only where all rows end on their side, and may take 10 max_steps short
-    steps. `certificate.rank` is None where a penalty makes it unimportant and finding it would cost more than the fit.
+    many columns or classes: it knows no standard errors, may know no bound of f - minimum without l2, where
+    `converged` then says that the gradient is down to its rounding, finds a separating direction only where all rows
+    end on their side (`stalled` where others tie), and may take 10 max_steps short steps.
+    `certificate.rank` is None where a penalty makes it unimportant and finding it would cost more than the fit.
     tol: stop when f - minimum <= tol f; with 0 the steps go on until rounding makes them useless.
     Errors: TypeError and ValueError for wrong shapes, empty arrays, text, complex values, labels outside [0, 1],
     negative or all-zero weights, and for NaN or infinite values in rows whose weight is not 0; inside a trace these

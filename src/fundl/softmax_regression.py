@@ -14,6 +14,7 @@ from fundl.newton._wide import digits_of
 __all__ = ["fit", "fit_batches", "gradient", "loss", "predict", "predict_proba"]
 
 Params = TypeVar("Params")
+MOST_CLASSES = 1 << 30  # that labels alone may ask for
 
 
 def predict_proba(params: Any, X: ArrayLike) -> Array:
@@ -123,8 +124,9 @@ def fit(
     `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
     squared Newton decrement and R the largest range of x_i V over unit V in the norm of H (self-concordance; it holds
     without any penalty), rounding errors of g included; it is inf where R lambda >= 0.9, where H is singular to
-    rounding, and where the data are separable. `certificate.standard_errors` are those of the w and b that
-    sum to zero, without penalty only.
+    rounding, and where the data are separable. With l1 it is the smaller of that and the duality gap, with l2 of that
+    and sum_j g_j^2 / (2 l2) (strong convexity). Where it proves too little the status is `stalled`.
+    `certificate.standard_errors` are those of the w and b that sum to zero, without penalty only.
 
     Shapes: X (n, d); y (n,) integer classes 0..k-1, k = num_classes or else the largest label + 1, or (n, k) one-hot or
     soft; weights (n,); l2, l1, tol scalars. params is `Linear` with w (d, k), b (k,); b is 0 with `intercept=False`.
@@ -133,9 +135,10 @@ def fit(
     (`np.load(path, mmap_mode="r")`); the Hessian is that of a sample, a lower bound of the whole: the certificate
     holds. With l1, inside a trace, on a mesh, and where that does not settle it (separable or dependent columns), one
     compiled program runs: "newton" forms the whole Hessian; "subspace" (no l1) needs only its blocks for one class, for
-    many columns or classes: it knows no standard errors, bounds f - minimum by sum_j g_j^2 / (2 l2) (strong convexity;
-    inf without l2), finds a separating direction only where all rows end on their side, and may take 10 max_steps short
-    steps. `certificate.rank` is None where a penalty makes it unimportant and finding it would cost more than the fit.
+    many columns or classes: it knows no standard errors, may know no bound of f - minimum without l2, where
+    `converged` then says that the gradient is down to its rounding, finds a separating direction only where all rows
+    end on their side (`stalled` where others tie), and may take 10 max_steps short steps.
+    `certificate.rank` is None where a penalty makes it unimportant and finding it would cost more than the fit.
     tol: stop when f - minimum <= tol f; with 0 the steps go on until rounding makes them useless.
     Errors: TypeError and ValueError for wrong shapes, empty arrays, text, complex values, labels out of range, negative
     or all-zero weights, and for NaN or infinite values in rows whose weight is not 0; inside a trace these give NaN and
@@ -217,6 +220,7 @@ def inputs(
     X: ArrayLike, y: ArrayLike, weights: ArrayLike | None, num_classes: int | None
 ) -> tuple[Array, Array, Array | None]:
     """X (n, d), one-hot or soft Y (n, k) and weights (n,) in one floating dtype, or a refusal."""
+    _check.within_integers("y", y)
     with jax.ensure_compile_time_eval():  # labels that are constants of a program can be counted
         labels = _check.array("y", y)
     given = _check.array("X", X), labels
@@ -251,6 +255,8 @@ def _one_hot(y: Array, w: Array | None, num_classes: int | None, X: Array) -> Ar
         kept = y if w is None or not _check.concrete(w) else jnp.where(w == 0, jnp.zeros_like(y), y)
         with jax.ensure_compile_time_eval():
             num_classes = max(int(np.asarray(jnp.max(kept))) + 1, 2)
+        if num_classes > MOST_CLASSES:  # no data set has so many, and memory would not hold them
+            raise ValueError(f"y must hold classes 0, 1, ...; got {num_classes - 1}, which would make so many classes.")
     _check.whole("num_classes", num_classes, 1)
     num_classes = int(num_classes)
     y = _check.labels("y", y, num_classes, w)

@@ -67,7 +67,7 @@ def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
     """The penalty as a scalar of the dtype of X."""
     if isinstance(l2, (int, float)) and 0 <= l2 < np.inf:
         return np.asarray(l2, dtype)
-    _check.nonnegative("l2", l2)
+    _check.penalty("l2", l2)
     penalty = _check.array("l2", l2)
     if penalty.ndim:
         raise ValueError(f"l2 must be one number, shape (); got shape {penalty.shape}. Fit once for each penalty.")

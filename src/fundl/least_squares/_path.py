@@ -57,7 +57,7 @@ def ridge_path(
     """
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
-    _check.nonnegative("l2", l2)
+    _check.penalty("l2", l2)
     penalties: Any = (
         l2 if type(l2) is np.ndarray and l2.dtype == X.dtype else _check.array("l2", l2).astype(held(X.dtype))
     )

@@ -182,6 +182,7 @@ def _inputs(
     The factor is 1, or NaN where a traced label is out of range: it poisons the loss and the gradient of that
     example alone.
     """
+    _check.within_integers("y", y)
     given = _check.array(name, x), _check.array("y", y)
     (v,) = _check.floats(**{name: given[0]})
     t = given[1]

@@ -21,6 +21,7 @@ def linear_inputs(X: ArrayLike, W: ArrayLike, b: ArrayLike | None, y: ArrayLike)
     named = {"X": _check.array("X", X), "W": _check.array("W", W)}
     if b is not None:
         named["b"] = _check.array("b", b)
+    _check.within_integers("y", y)
     t = _check.array("y", y)
     _check.rank("X", named["X"], 2, shape="(n, d); reshape further axes into one, X.reshape(-1, X.shape[-1])")
     _check.rank("W", named["W"], 2, shape="(d, k)")

@@ -255,10 +255,8 @@ def numbers_of(l2: Any, tol: Any, max_steps: Any) -> Numbers:
     for name, value in (("l2", l2), ("tol", tol), ("max_steps", max_steps)):
         if not _check.concrete(value):
             raise TypeError(f"{name} is traced, and fit_batches reads rows: call it outside of jit, grad and vmap.")
-        _check.nonnegative(name, value)
+        (_check.penalty if name == "l2" else _check.nonnegative)(name, value)
         values.append(float(_check.scalar(name, _check.option(name, value))))
-    if np.isinf(values[0]):
-        raise ValueError("l2 must be finite; got inf.")
     if values[2] < 1 or values[2] % 1 != 0:
         raise ValueError(f"max_steps must be a whole number, at least 1; got {max_steps}.")
     return Numbers(float(l2), 0.0, min(float(tol), np.finfo(np.float64).max), int(max_steps))

@@ -276,8 +276,7 @@ def ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
     """As `_fit._solution` decides that a fit has converged."""
     if not (np.isfinite(found.f) and np.isfinite(found.bound) and np.all(np.isfinite(found.theta))):
         return False
-    converged = found.bound <= max(numbers.tol, np.sqrt(EPS) / 100) * found.f
-    return bool(converged or (found.solved and numbers.l2 + numbers.l1 > 0))
+    return bool(found.bound <= max(numbers.tol, np.sqrt(EPS) * (1 if found.solved else 0.01)) * found.f)
 
 
 @jax.jit

@@ -68,7 +68,7 @@ def height(z: N, b: N) -> float:
 
 
 def proved(K: N, norms: N, z: N, g: N, error: N, at: Levelled, b: N) -> float:
-    """The bound of `_subspace.strong_convexity`: the gradient in w has moved by norm2 of z_j times that of dL/dz."""
+    """The bound of `_dense.strong_convexity`: the gradient in w has moved by norm2 of z_j times that of dL/dz."""
     u = (np.abs(g) + error + (at.moved + at.left) * norms[:, None])[:-1]
     return float(np.sum(u * u / (2 * K[:-1, None]))) + at.left * height(z, b)
 

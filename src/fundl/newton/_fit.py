@@ -61,7 +61,7 @@ def fit(
     _check.whole("max_steps", max_steps, 1)
     numbers = []
     for name, value in (("l2", l2), ("l1", l1), ("tol", tol)):
-        _check.nonnegative(name, value)
+        (_check.nonnegative if name == "tol" else _check.penalty)(name, value)
         value = _check.array(name, value)
         if value.ndim:
             raise ValueError(f"{name} must be one number, shape (); got shape {value.shape}. Use vmap for many.")
@@ -108,7 +108,7 @@ def _solution(
     parts = design(X, s, l2, intercept, sparse)
     P = _dense.problem(parts, Y, s, l2, l1 if sparse else None, link)
     if method == "subspace":
-        found = _subspace.minimise(P, parts.null, l2 / parts.scale**2, link, tol, max_steps)
+        found = _subspace.minimise(P, parts.null, link, tol, max_steps)
     else:
         found = _dense.minimise(P, link, tol, max_steps)
     # Strong convexity along what is held still as dependent: columns that differ by rounding alone may ask for more.
@@ -126,9 +126,10 @@ def _solution(
     bound = found.bound + jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
     # The bound counts rounding errors at their worst, so it stops falling above the rounding of f itself.
     converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
-    # A penalised minimum exists: there, rounding that ends the steps is enough, even where it leaves no bound.
-    sharp = jnp.isinf(found.bound) if method == "subspace" else found.bound <= jnp.sqrt(eps) * found.f
-    converged = converged | (found.solved & (~P.free | sharp) & (asked <= jnp.sqrt(eps) * found.f))
+    sharp = found.bound <= jnp.sqrt(eps) * found.f
+    if method == "subspace":  # without a penalty it may know no bound: there the gradient, down to rounding, is enough
+        sharp = sharp | (P.free & jnp.isinf(found.bound) & (asked <= jnp.sqrt(eps) * found.f))
+    converged = converged | (found.solved & sharp)
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(
         ~converged & (found.steps >= (10 * max_steps if method == "subspace" else max_steps)),

@@ -50,6 +50,13 @@ def curvature_times(h: Array, q: Array, v: Array) -> Array:
     return h * v - q * inner(q, v)
 
 
+def about_mean(h: Array, v: Array) -> Array:
+    """u with v_i^T (diag(h_i) - q_i q_i^T) v_i = sum_k h_ik u_ik^2: v_i less its mean in p_i, or v for one logit."""
+    if v.shape[1] == 1:
+        return v
+    return v - safe_divide(inner(h, v), jnp.sum(h, axis=1, keepdims=True))
+
+
 def hessian(Z: Array, h: Array, q: Array) -> Array:
     """sum_i x_i x_i^T (diag(h_i) - q_i q_i^T) as (d, k, d, k)."""
     d, k = Z.shape[1], h.shape[1]

@@ -38,12 +38,11 @@ class Path(NamedTuple):
 def preconditioner(P: Problem, h: Array, q: Array, null: Array) -> Array:
     """Cholesky factors (k, D, D) of the blocks of the Hessian on its diagonal, one for each class."""
     eps = jnp.finfo(P.Z.dtype).eps
-    held = jnp.pad(null, ((0, 1), (0, 1))) * (jnp.sum(P.s) / 4)
 
     def block(a: Array) -> Array:
         here = (jnp.arange(h.shape[1]) == a).astype(h.dtype)[None, :]
         own = jnp.sum((h - q * q) * here, axis=1)
-        M = rows_dot(P.Z, own[:, None] * P.Z) + P.K + held
+        M = rows_dot(P.Z, own[:, None] * P.Z) + P.K + held(P, null)
         # A class that no row is in doubt about has no curvature: a small part of the largest keeps it regular.
         least = 1e3 * eps * jnp.max(jnp.diagonal(M)) + jnp.finfo(M.dtype).tiny
         M = M + jnp.diag(jnp.where(jnp.diagonal(M) == 0, 1.0, least).astype(M.dtype))
@@ -52,8 +51,8 @@ def preconditioner(P: Problem, h: Array, q: Array, null: Array) -> Array:
     return jax.lax.map(block, jnp.arange(h.shape[1]))
 
 
-def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_steps: Array) -> Found:
-    """Steps until the gradient is down to its rounding errors. l2 (d,): the penalty of theta_j, l2 / scale_j^2."""
+def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -> Found:
+    """Steps until the gradient is down to its rounding errors."""
     eps = jnp.finfo(P.Z.dtype).eps
     start = rows_dot(P.Z, jnp.zeros_like(P.Y))
     max_steps = jnp.where(_dense.absent_class(P, start)[1], 1, max_steps)  # as in `_dense.minimise`
@@ -79,8 +78,8 @@ def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_step
         size = -jnp.vdot(g, direction, precision=HIGHEST)
         basis = jnp.concatenate([direction[None], path.basis])
         shadow = jnp.concatenate([matmul(P.Z, direction)[None], path.shadow])
-        bent = jax.vmap(lambda v: _links.curvature_times(h, q, v))(shadow)
-        S = jnp.einsum("ank,bnk->ab", shadow, bent, precision=HIGHEST)
+        about = jax.vmap(lambda v: _links.about_mean(h, v))(shadow)  # as h v - q (q v) what is flat is lost in rounding
+        S = jnp.einsum("ank,bnk->ab", about, h[None] * about, precision=HIGHEST)
         S = S + jnp.einsum("aik,bik->ab", basis, jax.vmap(lambda v: matmul(P.K, v))(basis), precision=HIGHEST)
         slope = -jnp.einsum("aik,ik->a", basis, g, precision=HIGHEST)
         root = jnp.sqrt(jnp.maximum(jnp.diagonal(S), jnp.finfo(S.dtype).tiny))
@@ -91,6 +90,9 @@ def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_step
             (jnp.linalg.cholesky(scaled), True), jnp.where(empty, jnp.zeros_like(slope), slope / root)
         )
         c = jnp.where(empty, jnp.zeros_like(c), c / root)
+        # Steps that rounding cannot tell apart have no model: the preconditioned gradient alone has.
+        alone = jnp.where(jnp.arange(c.size) == 0, safe_divide(slope, jnp.diagonal(S)), jnp.zeros_like(c))
+        c = jnp.where(jnp.all(jnp.isfinite(c)), c, alone)
         step = jnp.einsum("a,aik->ik", c, basis, precision=HIGHEST)
         dz = jnp.einsum("a,ank->nk", c, shadow, precision=HIGHEST)
         r = jnp.max(_links.spread(dz))
@@ -113,19 +115,23 @@ def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_step
             | ((r < 0.1) & (delta <= tol * f) & (tol > 0))
         )
         apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (jnp.max(_links.spread(z)) > 0)
-        done = (near & path.near) | apart | ~jnp.isfinite(f) | (since > 200)
-        t = jnp.where(done, zero, t)
+        # Where rounding has spoilt the model a step may go up, or have no end: it is not taken, and the last steps are
+        # forgotten. Where f has no more to fall but logits still move, rows run away (some of the others tie).
+        rises = ~(f <= path.f + jnp.sqrt(eps) * jnp.abs(path.f))
+        away = (rises & ~jnp.any(path.basis != 0)) | (P.free & (r > 1) & (delta <= 100 * eps * f))
+        done = (near & path.near) | apart | away | (since > 200)
+        t, step, dz = (jnp.where(done | rises, jnp.zeros_like(v), v) for v in (t, step, dz))
         return Path(
             theta=theta + t * step,
             z=z + t * dz,
-            basis=jnp.concatenate([step[None], path.basis[:-1]]),
-            shadow=jnp.concatenate([dz[None], path.shadow[:-1]]),
-            f=f,
+            basis=jnp.where(rises, jnp.zeros_like(path.basis), jnp.concatenate([step[None], path.basis[:-1]])),
+            shadow=jnp.where(rises, jnp.zeros_like(path.shadow), jnp.concatenate([dz[None], path.shadow[:-1]])),
+            f=jnp.where(rises, path.f, f),
             best=jnp.where(improved, size, path.best),
             since=since,
             near=near,
             factor=factor,
-            drift=jnp.where(renew, zero, path.drift) + t * r,
+            drift=jnp.where(rises, one, jnp.where(renew, zero, path.drift) + t * r),
             count=path.count + 1,
             done=done,
         )
@@ -134,17 +140,25 @@ def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_step
     begin = jnp.zeros((), jnp.int32)
     z = jnp.zeros_like(P.Y)
     first = Path(
-        theta=start, z=z, basis=jnp.stack([start] * MEMORY), shadow=jnp.stack([z] * MEMORY), f=zero,
+        theta=start, z=z, basis=jnp.stack([start] * MEMORY), shadow=jnp.stack([z] * MEMORY),
+        f=_links.value(link, z, P.Y, P.s),
         best=zero + jnp.inf, since=begin, near=false,
         factor=jnp.stack([jnp.zeros_like(P.K)] * P.Y.shape[1]), drift=zero + 1, count=begin, done=false,
     )  # fmt: skip
     path = jax.lax.while_loop(lambda path: ~path.done & (path.count < 10 * max_steps), body, first)
     theta = path.theta
     z = matmul(P.Z, theta)
-    g, alpha = gradient(z, theta)
+    g, _ = gradient(z, theta)
     f = _links.value(link, z, P.Y, P.s) + _dense.penalty(P, theta)
     spread = jnp.max(_links.spread(z))
     apart = P.free & (jnp.max(_links.recession(z, P.Y)) <= 0) & (spread > 0)
+    bound = _dense.strong_convexity(P, link, z, g, theta)
+    weak = ~(bound <= jnp.sqrt(eps) / 100 * f)
+    bound = jnp.minimum(
+        bound, jax.lax.cond(weak, lambda _: concordance(P, link, z, g, f, theta, null), lambda b: b, bound)
+    )
+    # Along a direction that separates some rows from ties the gradient falls too, until their curvature is rounding.
+    bent = (bound < jnp.inf) | (spread <= -jnp.log(eps))
     only_b, absent = _dense.absent_class(P, theta)
     direction = jnp.where(absent, only_b, safe_divide(theta, jnp.broadcast_to(spread, theta.shape)))
     return Found(
@@ -152,28 +166,28 @@ def minimise(P: Problem, null: Array, l2: Array, link: str, tol: Array, max_step
         f=f,
         g=g,
         inverse=None,
-        bound=strong_convexity(P, l2, z, g, alpha, theta),
+        bound=bound,
         direction=direction,
         separates=absent | apart,
         steps=path.count,
-        finite=jnp.isfinite(f) & jnp.isfinite(path.f) & jnp.all(jnp.isfinite(theta)),
-        solved=path.done & path.near,
+        finite=jnp.isfinite(f) & jnp.all(jnp.isfinite(theta)),
+        solved=path.done & path.near & (bent | ~P.free),
     )
 
 
-def strong_convexity(P: Problem, l2: Array, z: Array, g: Array, alpha: Array, theta: Array) -> Array:
-    """f - f* <= sum_j g_j^2 / (2 l2_j) over w, the duality gap of alpha where the gradient in b is 0; inf without l2.
+def concordance(P: Problem, link: str, z: Array, g: Array, f: Array, theta: Array, null: Array) -> Array:
+    """The bound of `_dense.concordance`: each row bends by the smallest of its probabilities at least, in all classes.
 
-    P.K theta is the gradient of the penalty at the w of least norm, so g is that of all w, dependent columns or not.
-    What rounding leaves of the gradient in b is moved between the rows, which the last term and `moved` count.
+    v^T (diag(p) - p p^T) v >= min(p) v^T v for v that sums to zero over the classes, as theta and g do.
     """
-    eps = jnp.finfo(z.dtype).eps
-    column = jnp.sqrt(jnp.sum(P.Z * P.Z, axis=0))[:, None]
-    noise = (
-        8 * eps * (column * (jnp.linalg.norm(alpha) + jnp.linalg.norm(P.s[:, None] * z)) + jnp.abs(matmul(P.K, theta)))
-    )
-    left = jnp.sum(jnp.abs(g[-1])) + eps * jnp.sum(jnp.abs(alpha))
-    moved = left * jnp.max(jnp.abs(P.Z), axis=0)[:, None]
-    u = (jnp.abs(g) + noise + moved)[:-1]
-    bound = jnp.sum(safe_divide(u * u, 2 * l2[:, None] + 0 * u)) + left * (jnp.max(_links.spread(z)) + 1)
-    return jnp.where(jnp.all(l2 > 0), bound, jnp.full_like(bound, jnp.inf))
+    h, _ = _links.curvature(link, z, P.Y, P.s)
+    H = rows_dot(P.Z, jnp.min(h, axis=1, keepdims=True) * P.Z) + P.K + held(P, null)
+    H = H + jnp.diag((jnp.diagonal(H) == 0).astype(H.dtype))
+    H = H + jnp.diag(_dense.jitter(H))
+    inverse = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(H), True), jnp.eye(H.shape[0], dtype=H.dtype))
+    return _dense.concordance(P, H, inverse, g, theta, f)
+
+
+def held(P: Problem, null: Array) -> Array:
+    """What makes blocks of the Hessian regular along dependent columns."""
+    return jnp.pad(null, ((0, 1), (0, 1))) * (jnp.sum(P.s) / 4)

@@ -29,7 +29,7 @@ def given(
     n = X.shape[0]
     penalties = []
     for name, value in (("l2", l2), ("l1", l1)):
-        _check.nonnegative(name, value)
+        _check.penalty(name, value)
         penalty = _check.array(name, value)
         v: Any = np.asarray(penalty, X.dtype) if _check.on_host(penalty) else penalty.astype(X.dtype)
         _check.rank(name, v, 0, 1, shape="(m,), the penalties, or () for one")
