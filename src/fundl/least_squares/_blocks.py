@@ -12,6 +12,8 @@ import numpy as np
 from fundl._threads import in_pieces, on_all, processors
 
 ENTRIES = 1 << 18  # of a block
+MANY = 128  # columns from which it is worth much that numpy, which mirrors each product A^T A, forms few of them
+LONG = 1 << 14  # rows of a block then
 NARROW = 48  # columns up to which numpy's product of a block gains nothing from a second thread
 PIECE = 256  # rows of a product so small that BLAS takes one thread, where its threads would wait for ours
 ALONE = 1e-10  # 1 - h of an example that alone decides its prediction, but for rounding
@@ -81,7 +83,8 @@ def gram(rows: Rows, intercept: bool, dtype: Any) -> np.ndarray:
         total[:d, d:] = total[d:, :d].T
         return total
 
-    return shared(part, blocks(n, p, max(4 * p, 1024)), threads=threads)
+    in_place = rows.s is None and rows.X.dtype == dtype and not rows.c.any()
+    return shared(part, blocks(n, p, LONG if in_place and d >= MANY else max(4 * p, 1024)), threads=threads)
 
 
 def _centred(rows: Rows, given: list[slice], dtype: Any, *, own: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
