@@ -109,12 +109,16 @@ def test_mutation_score_refuses_a_test_that_rejects_the_right_rule():
 # Survivors that compute the right gradient: the rule, the sites that are meant, and why. Those equal to the rule in
 # every bit at points chosen to tell them apart are set aside by themselves.
 OWN_EQUIVALENT = [
+    (r".*\.(softmax|log_softmax|logsumexp|cross_entropy_with_logits)|softmax_regression", "min 0: (sign|times)",
+     "(v - c) - (m - c) is v - m whatever c is"),
     (r".*\.(softmax|log_softmax|logsumexp|cross_entropy_with_logits)|softmax_regression",
-     r"(floor 0|sub 1): (sign|times 2|only the first|add in its place)",
+     r"(floor 0|sub [13]): (sign|times 2|only the first|add in its place)",
      "s = small + (round(sum(e) - small) - 1) is sum(e) - 1 whatever small is, as long as the rest is a whole number"),
     ("activations.(softmax|log_softmax|logsumexp)", r"exp 0: (sign|times)",
      "p = e / sum(e) is unchanged when every e is multiplied by one number"),
-    ("activations.softmax", r"(floor [12]|mul 1|reduce_sum [2-5]|div 1|sub 4): ",
+    (r"activations.log_softmax", r"(floor 1|mul 1): (sign|times|only the first)",
+     "(A - t) + (sum(t) - A), the sum of all but t whatever A is"),
+    ("activations.softmax", r"(floor 0|mul 0|reduce_sum [12]|div 1|sub 3): ",
      "they only change the constant taken from dy along the axis, and sum_l p_l = 1 cancels any constant"),
     ("norms.l2", r"(select_n (1[3-9]|2\d)|bitcast_convert_type \d|(add|sub|pow) \d+|mul ([5-9]|1[01])): times 1.01",
      "they only change the scale of u, and u / norm2(u) does not depend on it"),
