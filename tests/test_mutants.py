@@ -124,6 +124,8 @@ OWN_EQUIVALENT = [
      "they only change the scale of u, and u / norm2(u) does not depend on it"),
     (r"losses.(binary_cross_entropy|focal)", r"(sub 0|mul [01]|sqrt 0|add 0): (only|add|last|left|sign)",
      "they make what is added to y: 0 in its declared domain [0, 1], and NaN outside"),
+    (r"losses.binary_cross_entropy( \(|$)", r"(sub 1|mul [23]|sqrt 1|add 1): (only|add|last|left|sign)",
+     "the same of p"),
     (r"losses.(binary_cross_entropy|focal)_with_logits", r"input 1: (1.1 times where x < -3|NaN where abs\(x\) > 20)",
      "outside the declared domain [0, 1] of y"),
     (r"losses.cross_entropy(_with_logits)? \(soft", r"reduce_(min|max) 0: ",
