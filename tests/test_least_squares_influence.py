@@ -156,6 +156,19 @@ def test_a_trace_says_nan_where_a_penalty_leaves_no_digits(l2):
     assert given < 20
 
 
+def test_a_trace_gives_what_has_its_digits():
+    """Sixty columns, condition 300 in float32: right to a third of the digits, so no NaN. A large row of weight 0."""
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.standard_normal((n, 60)))[0] for n in (300, 60))
+    X = ((U * np.geomspace(1, 300, 60)) @ V.T).astype(np.float32)
+    y = rng.standard_normal(300).astype(np.float32)
+    w = jax.jit(lr.ridge_path)(X, y, np.float32([0.0])).params.w
+    np.testing.assert_allclose(w[0], lr.fit(X, y).params.w, atol=5e-3 * float(jnp.abs(w).max()))
+    X, y, s = np.float32([[0], [1], [2], [3]]), np.float32([1, 3, 5, 1e15]), np.float32([1, 1, 1, 0])
+    for influence in (lr.influence, jax.jit(lr.influence)):
+        np.testing.assert_allclose(influence(X, y, weights=s).residuals, [0, 0, 0, 1e15], atol=1e-5, rtol=1e-6)
+
+
 def test_ill_conditioned_and_dependent_columns():
     X, y, _ = data()
     close = np.column_stack([X, X[:, 0] + 1e-6 * X[:, 1] ** 2])

@@ -1,6 +1,7 @@
 """What a report says of a wrong rule is true: causes of common mistakes, outputs in another order, equal sizes."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -167,3 +168,25 @@ def test_a_gradient_that_is_nan_for_both_is_said():
     assert any("f has a value at 0" in note and "the rule gives nan in x" in note for note in report.notes)
     safe = verify.check_rule(norm, lambda dy, x: dy * x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), 1e-200), B)
     assert not any("nan" in note for note in safe.notes)
+
+
+def test_large_integers_are_no_sizes():
+    """Ids, hashes and times: nothing as long as the largest of them is made."""
+    x, ids = jnp.array([0.1, -0.1, 0.6]), np.array([1, 2, 2_000_000_000], np.int32)
+    report = verify.check_rule(
+        lambda x, i: jnp.sin(x), lambda dy, x, i: dy * (jnp.cos(x) + 0.1 * x * x * jnp.sin(3 * x)), x, ids
+    )
+    assert not report.ok
+
+
+@pytest.mark.parametrize("extra", [(), (np.array([1, 2, 2_000_000_000], np.int32),)])
+def test_a_region_is_not_said_to_be_the_only_one_where_smaller_errors_lie_outside(extra):
+    x = np.random.default_rng(0).normal(size=(3, 3))[0].astype(np.float32)
+    report = verify.check_rule(
+        lambda x, *i: x * jnp.sin(x),
+        lambda dy, x, *i: dy * (jnp.sin(x) + x * jnp.cos(x)) * (1 + 0.01 * jnp.where(x > 1, jnp.abs(x), 0 * x)),
+        x, *extra,
+    )  # fmt: skip
+    said = re.search(r"wrong (only|most) where x > (\S+)", str(report))
+    assert said is not None
+    assert said[1] == "most" or float(said[2]) < 1.1

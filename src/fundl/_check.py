@@ -6,7 +6,6 @@ so it marks the affected examples with NaN instead.
 """
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -259,16 +258,15 @@ def ordinary(x: Array) -> Array:
     What is not of that kind leaves the examples of weight 0. The rest stays: the derivative of a weighted sum of losses
     in a weight is the loss of that example, also where the weight is 0.
     """
-    accumulated = jnp.finfo(x.dtype if x.dtype.itemsize >= 4 else jnp.float32)
-    return abs(x) < min(2.0 ** (accumulated.maxexp // 4), float(jnp.finfo(x.dtype).max))
+    return jnp.abs(x) < min(2.0 ** (jnp.finfo(compute_dtype(x)).maxexp // 4), float(jnp.finfo(x.dtype).max))
 
 
 def seen(w: Array | None, *usable: Array) -> Array | None:
     """The examples (n,) that have a weight, or nothing in their rows that is not usable; None where all have one."""
     if w is None:
         return None
-    whole = (u.all(axis=tuple(range(1, u.ndim))) for u in usable)
-    return (w != 0) | functools.reduce(operator.and_, whole)
+    whole = (jnp.all(u, axis=tuple(range(1, u.ndim))) for u in usable)
+    return (w != 0) | functools.reduce(jnp.logical_and, whole)
 
 
 def without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:

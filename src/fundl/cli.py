@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Without a target all of fundl's own rules are checked. A target module:name is a function with "
         "name_backward beside it, or a jax.custom_vjp; a module alone means all of them in it. Inputs come from "
         "--shapes, from name_examples beside it, or from usual shapes; options of the check from name_options. Exit "
-        "code 1 when a rule is wrong, 2 when one cannot be found or called, or on bad options.",
+        "code 1 when a rule is wrong, 2 when one cannot be found or called, or on bad options; 2 where both are so.",
     )
     verify.add_argument("targets", nargs="*", metavar="module:name")
     verify.add_argument("--shapes", help="arguments such as '(8,3),(3,),int5(8)' for the targets")

@@ -215,7 +215,8 @@ def influence(
     leave_one_out r_i / (1 - h_i); cooks_distance s_i r_i^2 h_i / (p sigma^2 (1 - h_i)^2) with p = sum(h);
     d_params.w[i] = dw / ds_i = (Z^T S Z + l2 I)^-1 (x_i - m) r_i, and d_params.b[i] likewise.
 
-    Shapes: as `fit`, with its l2, weights and intercept; see `least_squares.Influence` for the result.
+    Shapes: as `fit`, with its l2, weights and intercept; see `least_squares.Influence` for the result. An example of
+    weight 0 has all of these too, but where its row is not finite, or larger than the root of the largest number: 0.
     Concrete arrays: by the SVD of Z in float64, of dependent columns by the pseudo-inverse. Traced ones: by a
     Cholesky factor, whose result is NaN where less than a third of the digits would be left.
     Errors: as `fit`.

@@ -137,8 +137,9 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
     xp = namespace(X)
     zero, one = xp.zeros((), X.dtype), xp.ones((), X.dtype)
     s = xp.ones_like(X[:, 0]) if weights is None else weights
-    # A row of weight 0 moves nothing and has an influence all the same, unless its products are no numbers.
-    keep = xp.asarray(_check.seen(s, _check.ordinary(X), _check.ordinary(Y)))[:, None]
+    # A row of weight 0 moves nothing and has an influence all the same, if it is not so large that NaN comes of it.
+    most = float(np.finfo(X.dtype).max) ** 0.5
+    keep = ((s != 0) | xp.all(xp.abs(xp.concatenate([X, Y], axis=1)) < most, axis=1))[:, None]
     X, Y = xp.where(keep, X, zero), xp.where(keep, Y, zero)
     weight = xp.sum(s)
     share = s / xp.where(weight > 0, weight, one)
@@ -146,9 +147,10 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
     # A second time: the first mean is rounded.
     c, cy = (v + mm(share[None, :], xp.where(keep, A - v[None, :], zero))[0] for v, A in ((c, X), (cy, Y)))
     Z, T = (xp.where(keep, A - v[None, :], zero) for A, v in ((X, c), (Y, cy))) if intercept else (X, Y)
-    own = xp.sum(s[:, None] * Z**2, axis=0) + l2
+    root = xp.sqrt(s)[:, None]
+    own = xp.sum((root * Z) ** 2, axis=0) + l2
     size = xp.sqrt(xp.where(own > 0, own, xp.ones_like(own)))
-    A = Z / size[None, :] * xp.sqrt(s)[:, None]
+    A = Z / size[None, :] * root
     if xp is np:
         corner = np.diag(np.sqrt(l2) / size)
         _, sigma, Vt = np.linalg.svd(np.concatenate([A, corner]) if l2 > 0 else A, full_matrices=False)
@@ -161,7 +163,7 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
         w = w + mm(M.T, mm(M, mm(Z.T, s[:, None] * (T - mm(Z, w))) - l2 * w))
     r = T - mm(Z, w)
     H = mm(Z, M.T)
-    leverage = s * xp.sum(H * H, axis=1) + (share if intercept else xp.zeros_like(share))
+    leverage = xp.sum((root * H) ** 2, axis=1) + (share if intercept else xp.zeros_like(share))
     return _Model(s, Z, M, w, r, c, cy, weight, l2, leverage, intercept)
 
 

@@ -185,8 +185,8 @@ def inverse_factor(A: Array) -> Array:
     """M with M^T M = A^-1 for A of unit diagonal; NaN where rounding leaves less than a third of the digits."""
     eye = jnp.eye(len(A), dtype=A.dtype)
     M = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(A), eye, lower=True)
-    digits_left = jnp.sum(M * M) < jnp.finfo(A.dtype).eps ** (-2 / 3)  # trace of A^-1, no less than its condition / d
-    return jnp.where(digits_left, M, jnp.full_like(M, jnp.nan))
+    lost = jnp.finfo(A.dtype).eps * jnp.linalg.norm(matmul(M.T, M))
+    return jnp.where(lost < jnp.finfo(A.dtype).eps ** (1 / 3), M, jnp.full_like(M, jnp.nan))
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))

@@ -226,6 +226,7 @@ def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., An
     parameters = inspect.signature(f).parameters.values()
     count = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
     usual = ("(5,3)", "(3,4)", "(3,)", "(4,)", "(5,)", "()", "int3(5)")
+    raised = ""
     for shapes in itertools.product(usual, repeat=count) if count <= 4 else ():
         args = parse_shapes(", ".join(shapes))
         if "(" + "5,3)" not in shapes and "(5,)" not in shapes:
@@ -239,12 +240,15 @@ def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., An
                     flat = [g for g in jax.tree.leaves(grads) if g.dtype != jax.dtypes.float0]
                     if [g.shape for g in flat] != [a.shape for a in floats]:
                         continue
-        except Exception:  # f refuses these shapes, in whatever way it likes
+        except (TypeError, ValueError, IndexError, AssertionError):
+            continue
+        except Exception as error:  # f refuses these shapes in a way of its own, or cannot run at all
+            raised = f" (it raises {type(error).__name__}: {error})"
             continue
         return args
     name = target.partition(":")[2]
     raise ValueError(
-        f"no usual shapes fit {target}; give them with --shapes '(8,3),(3,),int5(8)' or put "
+        f"no usual shapes fit {target}{raised}; give them with --shapes '(8,3),(3,),int5(8)' or put "
         f"{name}_examples = (arguments...) beside it."
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -208,17 +208,20 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         lo, hi = wrong_x.min(), wrong_x.max()
         if lo == hi == 0 and np.mean(right_x == 0) < 0.05:
             return "zero", f"{what} only where {name} is 0"
-        for text, inside in (
-            (f"{name} > {_before(right_x, lo, -1):.4g}", right_x >= lo),
-            (f"{name} < {_before(-right_x, -hi, 1):.4g}", right_x <= hi),
-            (f"abs({name}) > {_before(np.abs(right_x), np.abs(wrong_x).min(), -1):.4g}",
-             np.abs(right_x) >= np.abs(wrong_x).min()),
-            (f"abs({name}) < {np.abs(wrong_x).max():.4g}", np.abs(right_x) <= np.abs(wrong_x).max()),
-        ):  # fmt: skip
-            if inside.mean() < 0.02:
+        near, far = np.abs(wrong_x).min(), np.abs(wrong_x).max()
+        less = x[evidence.off[:, a:b] & ~off]  # wrong by less, or by rounding
+        inside: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+            (f"{name} > {_before(right_x, lo, -1):.4g}", lambda v: v >= lo),
+            (f"{name} < {_before(-right_x, -hi, 1):.4g}", lambda v: v <= hi),
+            (f"abs({name}) > {_before(np.abs(right_x), near, -1):.4g}", lambda v: np.abs(v) >= near),
+            (f"abs({name}) < {far:.4g}", lambda v: np.abs(v) <= far),
+        )
+        for text, holds in inside:
+            if holds(right_x).mean() < 0.02:
                 tail = "saturated" if kind == "not finite" or np.abs(wrong_x).min() > 8 else "region"
                 why = ": an exponential overflows without a shift by the largest entry" if kind == "not finite" else ""
-                return tail, f"{what} only where {text}{why}"
+                only = "only" if kind == "not finite" or holds(less).all() else "most"
+                return tail, f"{what} {only} where {text}{why}"
     shape = bench.values[evidence.engine.arguments.differentiable[leaf]].shape
     for cause, text in where_labels_say(evidence, rows, slice(a, b), shape):
         return cause, text

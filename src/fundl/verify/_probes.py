@@ -202,7 +202,7 @@ def where_labels_say(
         if y.dtype.kind != "b":
             if y.shape[1:] == shape[:-1]:
                 masks.append((f"at the class that {leaf.name} names", y[..., None] == np.arange(shape[-1])))
-            count = np.stack([np.bincount(row[row >= 0], minlength=shape[0])[: shape[0]]
+            count = np.stack([np.bincount(row[(row >= 0) & (row < shape[0])], minlength=shape[0])
                               for row in y.reshape(len(points), -1).astype(np.int64)])  # fmt: skip
             twice = np.broadcast_to((count > 1).reshape(count.shape + (1,) * (len(shape) - 1)), wrong.shape)
             masks.append((f"in rows that {leaf.name} names more than once (a write where an addition belongs?)", twice))
