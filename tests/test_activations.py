@@ -146,3 +146,10 @@ def test_softmax_backward_of_many_cotangents_in_float32():
     want = p * (dy - (p * dy).sum(2, keepdims=True))
     got = jax.jit(jax.vmap(activations.softmax_backward, (0, None)))(dy, z)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_a_leaky_relu_without_slope_is_relu_at_minus_infinity():
+    x = jnp.array([-jnp.inf, -1.0, 0.0, 2.0, jnp.inf])
+    for leaky in (activations.leaky_relu, jax.jit(activations.leaky_relu)):
+        np.testing.assert_array_equal(leaky(x, negative_slope=0.0), activations.relu(x))
+        np.testing.assert_array_equal(leaky(x, negative_slope=0.5), [-np.inf, -0.5, 0.0, 2.0, np.inf])

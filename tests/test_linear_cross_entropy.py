@@ -584,3 +584,9 @@ def test_inside_the_users_own_shard_map():
     )
     J, (_, dW, db, _) = definition(1.0, X, W, b, y)
     close(found, (J, (dW, db)))
+
+
+def test_no_penalty_is_no_nan_where_the_square_of_the_logits_overflows():
+    X, W, y = jnp.full((2, 1), 1e20, jnp.float32), jnp.array([[1.0, 2.0]], jnp.float32), jnp.array([0, 1])
+    found = jax.jit(lambda z_loss: linear_cross_entropy(X, W, None, y, z_loss=z_loss, reduction="none"))(0.0)
+    np.testing.assert_allclose(found, [1e20, 0.0], rtol=1e-6)

@@ -64,7 +64,8 @@ def leaky_relu(x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:
     Source: Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, 2013.
     """
     x, v = forward(x)
-    return jnp.where(v <= 0, _option("negative_slope", negative_slope, v) * v, v).astype(x.dtype)
+    slope = _option("negative_slope", negative_slope, v)
+    return jnp.where(v <= 0, jnp.where(slope == 0, slope, slope * v), v).astype(x.dtype)  # 0 (-inf) = 0: that is relu
 
 
 def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:

@@ -60,7 +60,8 @@ def linear_cross_entropy(
     L = ce if a is None or u is None else _share(1 - a, ce) + _share(a, u)
     penalty = _penalty(z_loss, L)
     if penalty is not None:
-        L = L + penalty * jnp.square(m + jnp.log1p(s))
+        lse = m + jnp.log1p(s)
+        L = L + penalty * lse * lse  # in this order: its square may be inf where the penalty is 0
     return reduce(L if poison is None else L * poison, w, reduction)
 
 
