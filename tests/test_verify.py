@@ -471,6 +471,32 @@ class TestCustomRules:
         assert leaked.cause == "raises"
         assert "belongs to another trace" in leaked.likely_cause
 
+    def test_a_forward_that_raises_after_another_is_no_refusal_of_the_values(self):
+        kept = []
+
+        def one_place(x):
+            if kept:
+                raise RuntimeError("the place is taken")
+            kept.append(x)
+            return jnp.sin(x), None
+
+        busy = jax.custom_vjp(jnp.sin)
+        busy.defvjp(one_place, lambda r, g: (g * jnp.cos(kept.pop()),))
+        failure = only(verify.check_custom_vjp(busy, B))
+        assert failure.cause == "state"
+        assert "RuntimeError" in failure.message
+
+        def only_these(x):
+            if not isinstance(x, jax.core.Tracer) and not np.array_equal(x, B):
+                raise RuntimeError("other values")
+            return jnp.sin(x), x
+
+        picky = jax.custom_vjp(jnp.sin)
+        picky.defvjp(only_these, lambda x, g: (g * jnp.cos(x),))
+        report = verify.check_custom_vjp(picky, B)
+        assert report.ok, str(report)
+        assert any("second forward" in note and "RuntimeError: other values" in note for note in report.notes)
+
     def test_static_arguments_and_custom_jvp(self):
         @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
         def power(x, n):

@@ -118,9 +118,9 @@ def _types(args: Sequence[Any]) -> str:
 
 
 def _problem(target: str, error: Exception) -> str:
-    """What is wrong with a target; errors that are not of this module need telling where they come from."""
-    known = isinstance(error, (ImportError, AttributeError, ValueError))
-    return str(error) if known else f"{target}: {type(error).__name__}: {error}"
+    """What is wrong with a target: an error's own words where they say which, or else with its type."""
+    told = isinstance(error, (ImportError, AttributeError, ValueError)) and target.partition(":")[0] in str(error)
+    return str(error) if told else f"{target}: {type(error).__name__}: {error}"
 
 
 def parse_shapes(text: str) -> tuple[Any, ...]:
@@ -176,7 +176,7 @@ def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
         for n in names:
             try:
                 cases += _cases(f"{module_name}:{n}", shapes, problems)
-            except Exception as error:
+            except Exception as error:  # its examples may fail in any way too
                 problems.append(_problem(f"{module_name}:{n}", error))
         return cases
     f = getattr(module, name, None)

@@ -188,7 +188,7 @@ class Examiner:
         report = Report(name, notes=list(self.notes))
         report.failures += check_structure(self.engine, self.args, backward, own_value)
         if not report.failures and crossed is not None:
-            report.failures += check_state(self.engine, backward, crossed, self.bench)
+            report.failures += check_state(self.engine, backward, crossed, self.bench, report.notes)
         compute = self._kept.get(id(backward)) or self.engine.rule(backward)
         if not report.failures:
             self._float64(compute, report)

@@ -64,9 +64,12 @@ def _as_given(engine: Engine) -> tuple[list[Any], list[Any]]:
 
 
 def check_state(
-    engine: Engine, backward: Callable[..., Any], crossed: Callable[..., list[Any]], bench: Bench
+    engine: Engine, backward: Callable[..., Any], crossed: Callable[..., list[Any]], bench: Bench, notes: list[str]
 ) -> list[Failure]:
-    """Whether another forward between a forward and its backward changes the gradient: `crossed` runs the three."""
+    """Whether another forward between a forward and its backward changes the gradient: `crossed` runs the three.
+
+    Where the other arguments are refused alone too, a note says that this was not examined, and why.
+    """
     points = [i for i, kind in enumerate(bench.points.kinds) if kind == "ordinary values" and bench.ok[i]]
     if not points:
         return []
@@ -74,11 +77,14 @@ def check_state(
     others = [jnp.asarray(x[points[-1]], v.dtype) for x, v in zip(bench.points.stacks, live, strict=True)]
     alone, _ = engine.arguments.align(backward(engine.dy_tree(dys), *engine.arguments.build(live)))
     try:
-        between = crossed(live, dys, others)
-    except Exception as error:  # alone it did not raise
-        return [Failure("the rule", "state", f"raises {type(error).__name__} after {_CROSSED}", _STATE)]
-    if between is None:
+        backward(engine.dy_tree(dys), *engine.arguments.build(others))
+    except Exception as error:  # a function of the user may refuse what it is not given, in whatever way it likes
+        notes.append(f"not examined after {_CROSSED}: at other values f {raised(error, '').message}")
         return []
+    try:
+        between = crossed(live, dys, others)
+    except Exception as error:  # alone neither of the two raised
+        return [Failure("the rule", "state", f"raises {type(error).__name__} after {_CROSSED}", _STATE)]
     return _same(engine, alone, between, 0.0, "state", f"another gradient after {_CROSSED}", _STATE)
 
 
