@@ -3,9 +3,9 @@
     python -m benchmarks.bench_l1_paths [--size 2000x200] [--json benchmarks/results/l1_paths.json]
 
 All minimise sum_i L_i + l1 norm1(w) without an intercept (celer has none), for penalties from the smallest that makes
-w = 0 down to a hundredth of it; those that can begin each fit at the last one do. Each rival gets the loosest of its
-tolerances with which every fit of the path ends at f - f* <= 1e-8 f*; f* is that of fundl's fits to rounding, whose
-distance from the optimum at most is proved by duality. float64.
+w = 0 down to a hundredth of it; those that can begin each fit at the last one do, fundl as `sweep.logistic`. Each gets
+the loosest of its tolerances with which every fit of the path ends at f - f* <= 1e-8 f*; f* is that of fundl's fits to
+rounding, whose distance from the optimum at most is proved by duality. float64.
 """
 
 import json
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import options, stopwatch
 from benchmarks.problems import Data, classes
-from fundl import logistic_regression
+from fundl import logistic_regression, sweep
 
 SIZES, QUICK = ("569x30", "2000x200", "1e5x100", "300x600"), ("569x30",)
 GOAL = 1e-8
@@ -42,7 +42,14 @@ def objective(data: Data, l1: float, w: np.ndarray) -> float:
 
 
 def of_fundl(data: Data, l1s: np.ndarray) -> Path:
-    """One fit after another, as one would write it."""
+    def path(tol: float) -> Any:
+        return sweep.logistic(data.X, data.y, l1=l1s, intercept=False, tol=tol).params.w[:, 0, 0]
+
+    return path
+
+
+def of_fundl_fit_by_fit(data: Data, l1s: np.ndarray) -> Path:
+    """Each by itself, from 0."""
 
     def path(tol: float) -> Any:
         return jnp.stack(
@@ -136,7 +143,11 @@ def run(size: str, count: int, repeats: int, wanted: Callable[[str], bool]) -> t
     """One row for each that reaches the goal, and why the others are left out."""
     data = classes(size)
     l1s = penalties(data, count)
-    candidates = {"fundl": of_fundl, "fundl, one program": of_fundl_in_one_program}
+    candidates = {
+        "fundl": of_fundl,
+        "fundl, fit by fit": of_fundl_fit_by_fit,
+        "fundl, one program": of_fundl_in_one_program,
+    }
     candidates |= {name: adapter for name, adapter in RIVALS.items() if wanted(name)}
     exact = []
     for l1 in l1s:

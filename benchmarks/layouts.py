@@ -255,12 +255,12 @@ def growth(found: dict[str, Any]) -> str:
 def l1_paths(found: dict[str, Any]) -> str:
     """Whole paths, every fit of them to f - f* <= 1e-8 f*."""
     rivals = [n for n in dict.fromkeys(r["name"] for r in found["results"]) if not n.startswith("fundl")]
-    head = ("rows x columns, penalties", "s, fundl", "s, fundl in one program", *(f"{n}, s" for n in rivals))
+    ways = ("fundl", "fundl, fit by fit", "fundl, one program")
+    head = ("rows x columns, penalties", *(f"{n}, s" for n in (*ways, *rivals)))
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for size in dict.fromkeys(r["size"] for r in found["results"]):
         rows = {r["name"]: r for r in found["results"] if r["size"] == size}
-        names = ("fundl", "fundl, one program", *rivals)
-        cells = [f"{rows[n]['seconds']:.3g}" if n in rows else "" for n in names]
+        cells = [f"{rows[n]['seconds']:.3g}" if n in rows else "" for n in (*ways, *rivals)]
         lines.append(f"| {size}, {rows['fundl']['penalties']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -19,10 +19,11 @@ from test_newton import problems, value
 pytestmark = pytest.mark.large
 
 
-def concrete(X, y, k=1, **options):
+def concrete(X, y, k=1, *, l2=1.0, l1=0.0, weights=None, intercept=True, tol=0.0, max_steps=200, start=None):
     """The fit that compiled nothing; fails where it was left to the compiled program."""
-    given = {"l2": 1.0, "l1": 0.0, "weights": None, "intercept": True, "method": "auto", "tol": 0.0, "max_steps": 200}
-    found = newton.fit_concrete(X, y, k=k, **(given | options))
+    given = newton.prepared(X, y, k=k, weights=weights, intercept=intercept)
+    assert given is not None
+    found = newton.fit_prepared(given, newton.numbers(l2, l1, tol, max_steps), start)
     assert found is not None
     return found
 
@@ -237,7 +238,7 @@ def test_an_inverse_hessian_from_nearby_changes_the_work_and_not_the_optimum(int
     s[::every] = 0.0  # a fold: other means and spreads, and so other coordinates
     options = {"intercept": intercept, "k": k}
     whole = concrete(X, y, l2=0.5, **options)
-    start = newton.start_from(whole.params, X, y, l2=0.5, weights=None, fits=5, **options)
+    start = newton.start_from(whole.params, newton.prepared(X, y, weights=None, **options), l2=0.5, fits=5)
     assert start.inverse is not None
     products = []
     times = _conjugate.Model.times
@@ -281,7 +282,8 @@ def test_a_start_has_an_inverse_hessian_only_where_fits_will_use_it(changed):
     y = 1 * (y > 0) if k == 1 else y
     params = Linear(np.full((X.shape[1], k), bad), np.full(k, bad))
     l2, fits = 0.0 if changed == "no penalty" else 1.0, 0 if changed == "few fits" else 5
-    found = newton.start_from(params, X, y, k=k, l2=l2, weights=None, intercept=True, fits=fits)
+    given = newton.prepared(X, y, k=k, weights=None, intercept=True)
+    found = newton.start_from(params, given, l2=l2, fits=fits)
     assert (found.inverse is not None) == (changed == "nothing")
 
 
@@ -417,7 +419,7 @@ def test_float32_rows_are_read_as_they_are_up_to_the_last_steps(shape, monkeypat
     n, k = shape[0], shape[2] if len(shape) > 2 else 1
     X, y = made(n, shape[1], k)
     X, y = (X / X.std(axis=0)).astype(np.float32), y.astype(int)
-    monkeypatch.setattr("fundl.newton._concrete.LARGE", X.size // 2)
+    monkeypatch.setattr("fundl.newton._prepared.LARGE", X.size // 2)
     right, passes = concrete(X.astype(float), y, k), counted(monkeypatch)
     for tol, most in ((1e-6, 2), (0.0, 14)):
         passes.clear()
@@ -434,7 +436,7 @@ def test_float32_rows_are_read_as_they_are_up_to_the_last_steps(shape, monkeypat
 def test_float32_tells_the_end_of_one_logit_where_its_rounding_is_less_than_the_tolerance(d, k, monkeypatch):
     X, y = made(400_000, d, k)
     X, y = (X / X.std(axis=0)).astype(np.float32), y.astype(int)
-    monkeypatch.setattr("fundl.newton._concrete.LARGE", X.size // 2)
+    monkeypatch.setattr("fundl.newton._prepared.LARGE", X.size // 2)
     right, passes = concrete(X.astype(float), y, k), counted(monkeypatch)
     for tol in (1e-5, 1e-8):
         passes.clear()
@@ -506,7 +508,7 @@ def test_classes_may_be_integers_of_any_size(dtype):
 def test_a_start_with_many_columns_has_the_inverse_of_the_penalised_hessian(shape):
     X, y = made(*shape, 2)
     fit = concrete(X, y, 2)
-    start = newton.start_from(fit.params, X, y, k=2, l2=1.0, weights=None, intercept=True, fits=50)
+    start = newton.start_from(fit.params, newton.prepared(X, y, k=2, weights=None, intercept=True), l2=1.0, fits=50)
     Z = np.c_[(X - start.inverse.m) / start.inverse.scale, np.ones(len(X))]
     rows = _passes.Rows(Z, y, None, 2, False, True, None)
     K = np.append(1 / start.inverse.scale**2, 0.0)

@@ -18,10 +18,11 @@ from test_newton import problems
 pytestmark = pytest.mark.large
 
 
-def concrete(X, y, **options):
+def concrete(X, y, *, l1, l2=0.0, weights=None, intercept=True, tol=0.0, max_steps=200, start=None):
     """The fit that compiled nothing; fails where it was left to the compiled program."""
-    given = {"l2": 0.0, "weights": None, "intercept": True, "method": "auto", "tol": 0.0, "max_steps": 200}
-    found = newton.fit_concrete(X, y, k=1, **(given | options))
+    given = newton.prepared(X, y, k=1, weights=weights, intercept=intercept)
+    assert given is not None
+    found = newton.fit_prepared(given, newton.numbers(l2, l1, tol, max_steps), start)
     assert found is not None
     return found
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundl import datasets, linear_regression, logistic_regression, softmax_regression, sweep
+from fundl import datasets, linear_regression, logistic_regression, newton, softmax_regression, sweep
 from fundl._result import FitError, Status
 from fundl.newton import _conjugate
 from fundl.sweep import _concrete_lanes
@@ -152,8 +152,12 @@ def test_l1_lanes_of_more_data_start_from_each_other_and_compile_nothing(monkeyp
     Z, y = rng.normal(size=(150, 60)), (rng.random((150, 2)) < 0.4).astype(float)
     l2, l1 = [0.0, 0.3, 0.3, 0.1], [0.5, 0.0, 3.0, 6.0]
     monkeypatch.setattr(sweep._fits._program, "solve", lambda *a, **options: pytest.fail("compiled"))
+    read, prepared = [], newton.prepared
+    monkeypatch.setattr(newton, "prepared", lambda *a, **options: read.append(1) or prepared(*a, **options))
     for dtype, close in ((np.float64, 1e-9), (np.float32, 1e-5)):
+        read.clear()
         found = sweep.logistic(Z.astype(dtype), y.astype(dtype), l2=l2, l1=l1, folds=2)
+        assert len(read) == (2 + 1) * 2  # folds and all rows, targets: once for all penalties
         for i, j, c in np.ndindex(4, 2, 2):
             weights = 1.0 * (np.arange(150) % 2 != j)
             fit = logistic_regression.fit(Z.astype(dtype).astype(float), y[:, c], l2=l2[i], l1=l1[i], weights=weights)
@@ -329,7 +333,7 @@ def test_lanes_between_known_penalties_take_fewer_steps(monkeypatch):
 
 @pytest.mark.parametrize("max_steps", [4, 5, 6])
 def test_a_lane_that_the_step_limit_stops_is_fitted_alone(max_steps, monkeypatch):
-    newton, alone = sweep._fits._concrete_program.newton, []
+    alone: list[int] = []
     exact = newton.fit_concrete
     monkeypatch.setattr(newton, "fit_concrete", lambda *a, **options: alone.append(1) or exact(*a, **options))
     ended = []
@@ -349,7 +353,7 @@ def test_a_lane_that_the_step_limit_stops_is_fitted_alone(max_steps, monkeypatch
 def test_concrete_lanes_of_all_shapes(n, d, monkeypatch):
     """Products in pieces of rows, of columns and of neither; hard lanes among them; one lane, and odd numbers."""
     monkeypatch.setattr(sweep._fits._program, "solve", lambda *a, **options: pytest.fail("compiled"))
-    newton, alone = sweep._fits._concrete_program.newton, []
+    alone: list[float] = []
     exact = newton.fit_concrete
     monkeypatch.setattr(
         newton, "fit_concrete", lambda *a, **options: alone.append(options["l2"]) or exact(*a, **options)

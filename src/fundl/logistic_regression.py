@@ -151,7 +151,7 @@ def fit(
         X, y, k=1, l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol, max_steps=max_steps
     )
     if found is not None:
-        return found
+        return newton.on_device(found)
     with digits_of(X, y, weights, l2, l1, tol) as narrow:
         X, y, weights = inputs(X, y, weights)
         return newton.fit(

@@ -158,7 +158,7 @@ def fit(
             max_steps=max_steps,
         )  # fmt: skip
         if found is not None:
-            return found
+            return newton.on_device(found)
     with digits_of(X, y, weights, l2, l1, tol) as narrow:
         X, Y, weights = inputs(X, y, weights, num_classes)
         return newton.fit(

@@ -15,8 +15,9 @@ import numpy as np
 from fundl import _check
 from fundl._result import Fit, Status
 from fundl.newton import _certainty, _conjugate, _distance, _passes, _sampled
-from fundl.newton._concrete import DENSE, Numbers, ended_well, package, power_of_two
+from fundl.newton._concrete import DENSE, ended_well, on_device, package
 from fundl.newton._passes import N, Rows
+from fundl.newton._prepared import Numbers, power_of_two
 from fundl.newton._sampled import Found, quadratic
 from fundl.newton._survey import Reader, Survey, labels_of
 
@@ -324,7 +325,7 @@ def fit_batches(
             direction[-1] = (1.0 if missing[0] else -1.0) if k == 1 else -missing.astype(float)
             found = found._replace(code=Status.separable, direction=direction, bound=np.inf, covariance=None)
         dtype = jax.dtypes.canonicalize_dtype(survey.dtype)
-        return package(found._replace(rank=rank), rows, m, scale, numbers, dtype)
+        return on_device(package(found._replace(rank=rank), rows, m, scale, numbers, dtype))
 
 
 def null_space(C: N, scale: N, penalised: bool) -> tuple[N, N, int]:

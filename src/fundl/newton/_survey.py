@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from fundl.newton import _passes
-from fundl.newton._concrete import plain
 from fundl.newton._passes import N
+from fundl.newton._prepared import plain
 
 SAMPLE = 1 << 23  # entries of X that are held
 Batch = tuple[N, N, N | None]

@@ -13,13 +13,13 @@ on Optimization 24 (2014).
 import numpy as np
 
 from fundl.newton import _passes
-from fundl.newton._certainty import norm_of, proved, rank, reach, rounding
+from fundl.newton._certainty import norm_of, proved, reach, rounding
 from fundl.newton._passes import N, Pass, Rows
 from fundl.newton._sampled import Found, quadratic, regular, sample, spread
 
 EPS = float(np.finfo(np.float64).eps)
 FEW = 64  # columns that are all taken
-SMALL = 100  # columns up to which the rank and a sharper bound cost little
+SMALL = 100  # columns up to which a sharper bound costs little
 TURNS = 40  # of the active set in a model, at most; far out, with few rows, a better model comes cheaper
 
 
@@ -46,7 +46,7 @@ def minimise(rows: Rows, K: N, c: N, tol: float, max_steps: int, theta: N) -> Fo
                 g = np.where(a != 0, slope + c * np.sign(a), np.sign(slope) * np.maximum(np.abs(slope) - c, 0))
                 bound = gap if gap <= tol * f else min(gap, concordance(rows, K, c, norms, now, theta, g[:, None]))
                 solved = last and bound <= np.sqrt(EPS) * f
-                return Found(theta, f, g[:, None], bound, steps, solved, known_rank(rows), None)
+                return Found(theta, f, g[:, None], bound, steps, solved, None, None)
         W = columns(rows, slope, a, c)
         # Where float32 is taken, what is added to the diagonal below is far more than its rounding.
         H = hessian(rows, now.z, W, np.float32 if single and r > 1 else np.float64)
@@ -214,11 +214,3 @@ def concordance(rows: Rows, K: N, c: N, norms: N, now: Pass, theta: N, g: N) -> 
         return np.inf
     error = rounding(rows.most, K, norms, now.alpha, theta)[:, 0] + 8 * EPS * c
     return proved(reach(rows, H.diagonal()) * norm_of(inverse, H), H, inverse, 0.0, g, error[:, None], 1)
-
-
-def known_rank(rows: Rows) -> int | None:
-    """Where that is little beside the fit."""
-    if rows.scale is not None or rows.X.shape[1] > SMALL:
-        return None
-    s = np.ones(len(rows.y)) if rows.s is None else rows.s
-    return rank(_passes.weighted_gram(rows.X, s), rows.intercept, True)

@@ -4,11 +4,11 @@ A fit to all rows (or to the mean weights of the replicates) starts from that of
 from that parent: it differs by a few rows only.
 """
 
+import functools
 import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fundl import newton
@@ -16,6 +16,8 @@ from fundl._result import Fit
 from fundl._types import Array, Linear
 from fundl.sweep._ends import Ends, clean, end_of, lanes, rows_of, scores
 from fundl.sweep._inputs import Given
+
+HELD = 2**26  # entries of all the rows that are held ready for the next penalty
 
 
 def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: bool) -> tuple[Ends, Ends] | None:
@@ -33,36 +35,43 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
         return None
     targets = [labels.argmax(axis=1)] if softmax else list(labels.T)
     k = labels.shape[1] if softmax else 1
-    options = {"intercept": intercept, "method": "auto", "tol": float(tol), "max_steps": int(max_steps)}
+    ends_at = {"tol": float(tol), "max_steps": int(max_steps)}
+
+    @functools.lru_cache(max(1, HELD // X.size))
+    def given_to(r: int, j: int) -> Any:
+        return newton.prepared(X, targets[j], k=k, weights=train[r], intercept=intercept)
+
     per_parent = max(1, (len(train) - rows.first) // max(1, rows.first))
     found: dict[tuple[int, int, int], Fit] = {}
     larger: dict[tuple[int, int], newton.Start] = {}  # of the next larger penalty
     for p in np.lexsort((-l2, -l1)).tolist():
         here: dict[tuple[int, int], newton.Start] = {}
-        for r, (j, y) in itertools.product(range(len(train)), enumerate(targets)):
-            own = {"k": k, "l2": l2[p], "weights": train[r]}
+        for r, j in itertools.product(range(len(train)), range(len(targets))):
             near = larger.get((r, j))
             if r >= rows.first > 0:
                 parent = (r - rows.first) // per_parent, j
                 near = here[parent] if near is None or l1[p] else _moved(here[parent], near, larger[parent])
-            fit = newton.fit_concrete(X, y, l1=l1[p], start=near, **own, **options)
+            ready, options = given_to(r, j), {"l2": float(l2[p]), "l1": float(l1[p]), **ends_at}
+            numbers = newton.numbers(**options)
+            fit = None if ready is None or numbers is None else newton.fit_prepared(ready, numbers, near, ranked=False)
             if fit is None:
-                target = Y if softmax else Y[:, j : j + 1]
-                penalties = {"l2": l2[p], "l1": l1[p]}
-                fit = newton.fit(X, target, link=link, weights=rows.train[r], **penalties, **options)
+                fit = newton.fit(
+                    X, Y if softmax else Y[:, j : j + 1], link=link, weights=train[r], intercept=intercept,
+                    method="auto", **options,
+                )  # fmt: skip
             found[r, p, j] = fit
             here[r, j] = newton.Start(fit.params)
-            if r < rows.first:
-                here[r, j] = newton.start_from(fit.params, X, y, intercept=intercept, fits=per_parent, **own)
+            if r < rows.first and ready is not None:
+                here[r, j] = newton.start_from(fit.params, ready, float(l2[p]), per_parent)
         larger = here
 
     before = lanes(len(l2), range(rows.first if given.held is not None else 0), len(targets))
     of_lanes = []
     for p, r, j in [*before.T.tolist(), *lanes(len(l2), range(rows.first, len(train)), len(targets)).T.tolist()]:
-        w, b = found[r, p, j].params
-        scored = scores(link, X, Y if softmax else Y[:, j], w, b, rows.score[r])
-        of_lanes.append(end_of(found[r, p, j], scored))
-    ends, split = Ends(*(jnp.stack(v) for v in zip(*of_lanes, strict=True))), before.shape[1]
+        fit, q = found[r, p, j], rows.score[r]
+        scored = scores(link, X, Y if softmax else Y[:, j], *fit.params, q) if q.any() else (np.nan, np.nan)
+        of_lanes.append([np.asarray(v) for v in end_of(fit, scored)])  # type: ignore[bad-argument-type]
+    ends, split = Ends(*(np.stack(v) for v in zip(*of_lanes, strict=True))), before.shape[1]
     return jax.tree.map(lambda v: v[split:], ends), jax.tree.map(lambda v: v[:split], ends)
 
 
