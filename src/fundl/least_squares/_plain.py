@@ -142,13 +142,13 @@ def _from_gram(
 ) -> Factors | None:
     """By Cholesky, which loses with the square of the condition."""
     d = len(scale)
-    P = np.empty((d, d), dtype)
+    P, over = np.empty((d, d), dtype), 1 / scale  # powers of two, so that products are quotients
     for i in range(0, d, WIDE):
         rows = slice(i, min(i + WIDE, d))
         part = G[rows, :d]
         if intercept:
             part = part - (G[-1, rows] / G[-1, -1])[:, None] * G[-1, :d]
-        np.divide(part / scale, scale[rows, None], out=P[rows], casting="same_kind")
+        np.multiply(part * over, over[rows, None], out=P[rows], casting="same_kind")
     P.flat[:: d + 1] += penalty.astype(dtype)
     try:
         M = inverse_cholesky(P)
