@@ -9,6 +9,7 @@
 - least squares: of few rows the result handed to JAX; else the rival itself, once more through the rows for the
   residual and its gradient, and the inverse that standard errors are made of, which the rival does not give.
 - ridge path: for every row and penalty a residual and a leverage: two products.
+- linear cross-entropy: the logits twice, since they are not held until all classes are seen, and dX and dW from them.
 
 Such a floor is a yardstick and no proof: a Hessian of some rows or in float32 goes below it. But an aim (what fundl is
 to take at most, over the rival) below its floor asks for another method and not for tidier code.
@@ -27,10 +28,12 @@ from scipy.sparse.linalg import LinearOperator, cg
 from benchmarks import options, stopwatch
 from benchmarks.bench_least_squares import of_sklearn, unsafe
 from benchmarks.bench_least_squares import problem as rows_of
+from benchmarks.bench_linear_cross_entropy import problem as fused_problem
+from benchmarks.bench_linear_cross_entropy import torch_once
 from benchmarks.bench_logistic_regression import GOALS
 from benchmarks.problems import Data, classes
 from benchmarks.rivals import L2, RIVALS
-from fundl import linear_regression, logistic_regression, softmax_regression
+from fundl import linear_regression, logistic_regression, losses, softmax_regression
 from fundl._precise import inverse_of_lower
 
 Call = Callable[[], Any]
@@ -47,6 +50,7 @@ FITS = (
 SMALL = ("100x5", "float64", 0.25, "sklearn LinearRegression")
 GRAM = [(size, dtype, 1.2) for size in ("1e5x100", "2000x1000", "1e4x1000") for dtype in ("float64", "float32")]
 PATHS = (("1797x64", 0.05), ("10000x50", 0.05), ("10000x100", 0.05))
+FUSED = ("4096x512x32768", 1 / 3)
 
 
 def handed_over(fit: Any) -> Call:
@@ -212,6 +216,30 @@ def path(size: str, aim: float, repeats: int, penalties: int = 100) -> dict[str,
     return row("ridge path", size, "float64", aim, times["products"].best, "two products", times, "sklearn RidgeCV")
 
 
+def fused(size: str, aim: float, repeats: int, columns: int = 2048) -> dict[str, Any]:
+    X, W, b, y = fused_problem(*options.shape(size))
+    room, dX, dW = np.empty((len(X), columns), X.dtype), np.empty_like(X), np.empty_like(W)
+    rival, of = "torch linear_cross_entropy", "four products"
+
+    def products() -> None:
+        for j in range(0, W.shape[1], columns):
+            w, dw = W[:, j : j + columns], dW[:, j : j + columns]
+            np.matmul(X, w, out=room)
+            np.matmul(X, w, out=room)
+            np.matmul(room, w.T, out=dX)
+            np.matmul(X.T, room, out=dw)
+
+    value_and_gradients = jax.jit(jax.value_and_grad(losses.linear_cross_entropy, (0, 1, 2)))
+    arrays = [jax.numpy.asarray(v) for v in (X, W, b, y)]
+    calls: dict[str, Call] = {
+        rival: torch_once(options.shape(size), chunked=True)[0],
+        "fundl": lambda: value_and_gradients(*arrays),
+        of: products,
+    }
+    times = stopwatch.interleave(calls, repeats=min(repeats, 3), progress=f"linear cross-entropy {size}")
+    return row("linear cross-entropy", size, "float32", aim, times[of].best, of, times, rival)
+
+
 def main() -> None:
     args = options.parser(__doc__, repeats=7).parse_args()
     options.no_rivals(args)
@@ -222,6 +250,7 @@ def main() -> None:
         (SMALL[0], functools.partial(few_rows, *SMALL)),
         *((case[0], functools.partial(gram, *case)) for case in GRAM),
         *((case[0], functools.partial(path, *case)) for case in PATHS),
+        (FUSED[0], functools.partial(fused, *FUSED)),
     ]
     chosen = options.sizes(args, list(dict.fromkeys(size for size, _ in todo)), ("100x5",))
     rows = []
