@@ -269,3 +269,60 @@ def test_the_subspace_method_has_no_nan_where_rows_tie_and_others_run_away(y):
     assert np.isfinite(found.params.w).all()
     least = -np.log(1 / 3) - 2 * np.log(2 / 3)  # the three rows at 0
     np.testing.assert_allclose(found.certificate.objective, least, rtol=1e-9)
+
+
+@pytest.mark.parametrize("model", [lr, sr])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_penalty_that_is_large_for_a_small_column_spoils_no_compiled_fit(model, dtype):
+    """Fewer rows than columns: along dependent columns theta is held still only where the penalty is weak."""
+    options = {"num_classes": 3} if model is sr else {}
+    y = np.arange(12) % (3 if model is sr else 2)
+    run = jax.jit(lambda X, y, l2: model.fit(X, y, l2=l2, **options))
+    close = 1e-9 if dtype == "float64" else 1e-3
+    for scale in (1e-4, 1e-8, 1e-12) if dtype == "float64" else (1e-3, 1e-5, 1e-7):
+        for l2 in (1e-6, 0.45) if dtype == "float64" else (0.45,):
+            X = np.random.default_rng(0).normal(size=(12, 15))
+            X[:, 0] *= scale
+            X[:, 3] = X[:, 2]
+            X = X.astype(dtype)
+            found, right = run(X, y, np.asarray(l2, dtype)), model.fit(X.astype(float), y, l2=l2)
+            assert (found.status, found.certificate.rank) == (Status.converged, 11), (scale, l2)
+            np.testing.assert_allclose(
+                found.params.w, right.params.w, atol=close * np.abs(right.params.w).max(), err_msg=f"{scale} {l2}"
+            )
+
+
+@pytest.mark.parametrize("tol", [1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("method", ["l1", "subspace"])
+def test_a_compiled_fit_goes_on_until_the_proof_reaches_the_tolerance(method, tol):
+    """What a step promises is no proof: the duality gap falls with its root only."""
+    more = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        if method == "l1":
+            X, y, options = rng.normal(size=(40, 6)), np.arange(40) % 3, {"l1": 0.9}
+        else:  # soft labels
+            X, options = rng.normal(size=(120, 55)), {"l2": 1.0}
+            X[:, 0] *= 1e-8
+            y = 0.9 * np.eye(3)[rng.integers(0, 3, 120)] + 0.1 / 3
+        found, best = sr.fit(X, y, tol=tol, **options), sr.fit(X, y, **options)
+        assert found.status is Status.converged
+        f, least = (float(v.certificate.objective) for v in (found, best))
+        assert f - least <= float(found.certificate.suboptimality) + 1e-13 * f
+        assert float(found.certificate.suboptimality) <= tol * f
+        assert int(found.certificate.steps) <= int(best.certificate.steps) + 3
+        more += int(found.certificate.steps) < int(best.certificate.steps)
+        few = sr.fit(X, y, tol=tol, max_steps=2, **options)
+        assert int(few.certificate.steps) <= (20 if method == "subspace" else 2)
+    assert more > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rank_of_a_penalised_fit_is_that_of_the_columns(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(248, 99)) * np.exp(3 * rng.normal(size=99)) + 5 * rng.normal(size=99)
+    X[:, -1] = X[:, 0] + X[:, 1]
+    y = rng.integers(0, 2, 248)
+    found = [lr.fit(X, y, l2=1.0), lr.fit(X, y, l1=1.0), sr.fit(X, y, l2=1.0), lr.fit(X, y, l2=1.0, method="newton")]
+    found.append(lr.fit_batches([(X[:100], y[:100]), (X[100:], y[100:])], l2=1.0))
+    assert [int(fit.certificate.rank) for fit in found] == [98] * 5

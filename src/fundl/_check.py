@@ -231,8 +231,17 @@ def flag(name: str, x: Any) -> bool:
 
 def whole(name: str, x: Any, least: int) -> None:
     """Refuse a concrete option that is not a whole number, or is less than it may be."""
-    if concrete(x) and not (np.ndim(x) == 0 and x >= least and x == int(x)):
+    v = real(x)
+    if concrete(x) and (v is None or not (least <= v < np.inf and v == int(v))):
         raise ValueError(f"{name} must be a whole number, at least {least}; got {x!r}.")
+
+
+def real(x: Any) -> float | None:
+    """A concrete real number, also one in an array of shape (); None for all else."""
+    if not concrete(x) or not isinstance(x, (int, float, np.generic, np.ndarray, jax.Array)):
+        return None
+    v = np.asarray(x)
+    return float(v) if v.ndim == 0 and v.dtype.kind in "fiub" else None
 
 
 def choice(name: str, given: str, allowed: tuple[str, ...]) -> None:

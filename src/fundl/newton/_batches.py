@@ -332,7 +332,7 @@ def null_space(C: N, scale: N, penalised: bool) -> tuple[N, N, int]:
     """As `_design.null_space`; with a penalty the minimum is unique, and only the rank is told."""
     d = len(C)
     eigenvalues, V = np.linalg.eigh(C)
-    lost = ~(eigenvalues > (2 * EPS if penalised else 4 * EPS * max(d, 8)) * eigenvalues[-1])
+    lost = ~(eigenvalues > 4 * EPS * max(d, 8) * eigenvalues[-1])
     N_ = V[:, lost & (not penalised)]
     N_ = np.where(np.abs(N_) > 64 * EPS, N_, 0.0)
     Q = np.linalg.qr(N_ / scale[:, None])[0]

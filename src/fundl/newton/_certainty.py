@@ -70,9 +70,8 @@ def covariance(inverse: N, k: int) -> N:
     return (C - C.mean(axis=3, keepdims=True)).reshape(D * k, D * k)
 
 
-def rank(C: N, intercept: bool, penalised: bool) -> int:
+def rank(C: N, intercept: bool) -> int:
     """Of the centred rows with the Gram matrix C, up to a factor, as `_design.null_space` counts it."""
     C = C[:-1, :-1] - (np.outer(C[-1, :-1], C[-1, :-1]) / C[-1, -1] if intercept else 0)
     eigenvalues = np.linalg.eigvalsh(C)
-    smallest = 2 * EPS if penalised else 4 * EPS * max(len(C), 8)
-    return int(np.sum(eigenvalues > smallest * eigenvalues[-1]))
+    return int(np.sum(eigenvalues > 4 * EPS * max(len(C), 8) * eigenvalues[-1]))

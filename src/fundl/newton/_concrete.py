@@ -97,7 +97,7 @@ def fit_prepared(given: Prepared, options: Numbers, start: Start | None = None, 
         if ranked and found.rank is None and rows.scale is None and len(m) <= (100 if options.l1 > 0 else 400):
             s = np.ones(len(rows.y)) if rows.s is None else rows.s
             C = _passes.weighted_gram(rows.X, s)  # little beside the fit
-            found = found._replace(rank=_certainty.rank(C, rows.intercept, True))
+            found = found._replace(rank=_certainty.rank(C, rows.intercept))
         return package(found, rows, m, scale, options, dtype)
 
 

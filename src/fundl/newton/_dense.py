@@ -108,8 +108,8 @@ def jitter(H: Array) -> Array:
     return 4 * H.shape[0] * jnp.finfo(H.dtype).eps * jnp.diagonal(H)
 
 
-def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
-    """Newton steps until the next one no longer matters.
+def minimise(P: Problem, link: str, start: Array, tol: Array, max_steps: Array) -> Found:
+    """Newton steps from `start` until the next one no longer matters.
 
     With r the largest change of a logit by the step v, delta the decrease that the linear part promises, c = v^T H v,
     f(theta + t v) <= f - t delta + c (exp(t r) - t r - 1) / r^2, which is least at t = log(1 + r delta / c) / r.
@@ -119,7 +119,6 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
     Source: Bach, Self-concordant analysis for logistic regression, Electronic Journal of Statistics 4 (2010).
     """
     eps = jnp.finfo(P.Z.dtype).eps
-    start = rows_dot(P.Z, jnp.zeros_like(P.Y))
     # Where a class is absent b runs away: far enough to tell, not until its curvature underflows.
     max_steps = jnp.where(absent_class(P, start)[1], jnp.minimum(max_steps, 8), max_steps)
     p = start.size
@@ -179,7 +178,7 @@ def minimise(P: Problem, link: str, tol: Array, max_steps: Array) -> Found:
 
     false = jnp.zeros((), bool)
     first = Path(
-        theta=start, step=start, g=start, f=zero, f_before=zero,
+        theta=start, step=jnp.zeros_like(start), g=jnp.zeros_like(start), f=zero, f_before=zero,
         H=jnp.zeros_like(P.fix).reshape(p, p), factor=jnp.zeros_like(P.fix).reshape(p, p), drift=zero, r=one,
         separating=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32), settled=false,
         last=false, done=false,

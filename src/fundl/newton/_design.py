@@ -68,7 +68,7 @@ def design(X: Array, s: Array, l2: Array, intercept: bool, sparse: bool) -> Desi
     m, scale = shift_and_scale(X, s, intercept)
     Z = standardise(X, s, m, scale, intercept)
     gram = rows_dot(Z, s[:, None] * Z)
-    null, shortest, rank = null_space(gram[:-1, :-1], scale, l2 > 0)
+    null, shortest, rank = null_space(gram[:-1, :-1], scale, l2)
     if sparse:
         # l1 chooses among the w with the same logits itself; only columns of zeros are held where they are.
         null = jnp.diag((jnp.diagonal(gram)[:-1] == 0).astype(X.dtype))
@@ -76,17 +76,21 @@ def design(X: Array, s: Array, l2: Array, intercept: bool, sparse: bool) -> Desi
     return Design(Z, m, scale, gram, null, shortest, rank)
 
 
-def null_space(C: Array, scale: Array, penalised: Array) -> tuple[Array, Array, Array]:
+def null_space(C: Array, scale: Array, l2: Array) -> tuple[Array, Array, Array]:
     """Projections onto the null space of C, and off it in the units of w; and the rank.
 
     Singular values of Z below sqrt(32 eps) to sqrt(4 eps d) of the largest count as 0, which is where C is rounded.
-    With a penalty only those below sqrt(2 eps): the penalty decides what the data do not. The rank is that without one.
+    With a penalty only those below sqrt(2 eps): the penalty decides what the data do not; and only of the columns for
+    which it is small beside C, since it keeps the others regular by itself. The rank is that without one.
     """
     d = C.shape[0]
-    tolerance = 4 * float(jnp.finfo(C.dtype).eps) * max(d, 8)
-    smallest = jnp.where(penalised, 2 * float(jnp.finfo(C.dtype).eps), tolerance).astype(C.dtype)
+    eps = float(jnp.finfo(C.dtype).eps)
+    tolerance = 4 * eps * max(d, 8)
+    smallest = jnp.where(l2 > 0, 2 * eps, tolerance).astype(C.dtype)
     eye = jnp.eye(d, dtype=C.dtype)
     largest = jnp.max(jnp.diagonal(C))
+    regular_by_itself = l2 / scale**2 > eps**0.25 * largest
+    either = regular_by_itself[:, None] | regular_by_itself[None, :]
     pivots = jnp.diagonal(jnp.linalg.cholesky(C))
     # The smallest pivot bounds the smallest eigenvalue from above only; with a margin it sorts out the common case.
     full = jnp.all(pivots * pivots > 1e4 * tolerance * largest)
@@ -95,15 +99,21 @@ def null_space(C: Array, scale: Array, penalised: Array) -> tuple[Array, Array, 
         return jnp.zeros_like(C), jnp.zeros_like(C) + eye, jnp.zeros((), jnp.int32)
 
     def deficient(C: Array) -> tuple[Array, Array, Array]:
-        eigenvalues, V = jnp.linalg.eigh(C)
+        def turn(i: Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            """First C, for the rank; then, where that is another, C without what the penalty keeps regular."""
+            eigenvalues, V = jnp.linalg.eigh(jnp.where((i > 0) & either, largest * eye, C))
+            rank = jnp.sum(eigenvalues > tolerance * eigenvalues[-1]).astype(jnp.int32)
+            return eigenvalues, V, jnp.where(i > 0, found[2], rank)
+
+        nothing = jnp.zeros_like(scale), jnp.zeros_like(C), jnp.zeros((), jnp.int32)
+        eigenvalues, V, rank = jax.lax.fori_loop(0, 1 + jnp.any(regular_by_itself).astype(jnp.int32), turn, nothing)
         lost = ~(eigenvalues > smallest * eigenvalues[-1])[None, :]  # the first ones
         # Without what is only rounding there: division by a small scale would make it large.
         N = jnp.where(lost & (jnp.abs(V) > 64 * jnp.finfo(C.dtype).eps), V, jnp.zeros_like(V))
         W = N / scale[:, None]
         Q, _ = jnp.linalg.qr(safe_divide(W, jnp.broadcast_to(jnp.max(jnp.abs(W), axis=0, keepdims=True), W.shape)))
         Q = jnp.where(lost, Q, jnp.zeros_like(Q))
-        rank = jnp.sum(eigenvalues > tolerance * eigenvalues[-1])
-        return matmul(N, N.T), eye - matmul(Q, Q.T), d - rank.astype(jnp.int32)
+        return matmul(N, N.T), eye - matmul(Q, Q.T), d - rank
 
     null, shortest, lost = jax.lax.cond(full, regular, deficient, C)
     return null, shortest, d - lost

@@ -13,6 +13,7 @@ from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.newton import _dense, _links, _subspace, _wide
 from fundl.newton._design import Design, design, standardise
+from fundl.newton._until_proved import until_proved
 
 METHODS = ("auto", "newton", "subspace")
 
@@ -74,12 +75,13 @@ def fit(
         method = _choose(X.shape[1], Y.shape[1], sparse, _check.concrete(l2) and float(l2) == 0)  # type: ignore[arg-type]
     elif method == "subspace" and sparse:
         raise ValueError('method="subspace" knows no l1: use method="newton" or "auto".')
-    given = X, Y, s, *numbers
+    given = X, Y, s, *numbers[:2]
+    stop = None if _check.concrete(tol) and float(tol) == 0 else numbers[2]  # type: ignore[arg-type]
     static = link, _check.flag("intercept", intercept), "l1" if sparse else method
     dtype = jnp.dtype(jnp.float32) if narrow else X.dtype
-    if dtype.itemsize < 8 and all(_check.concrete(v) for v in (*given, max_steps)):
-        return _wide.in_float64(_jitted, given, max_steps, static, dtype)
-    return _jitted(*given, max_steps, *static)
+    if dtype.itemsize < 8 and all(_check.concrete(v) for v in (*given, stop, max_steps)):
+        return _wide.in_float64(_jitted, given, stop, max_steps, static, dtype)
+    return _jitted(*given, stop, max_steps, *static)
 
 
 def _choose(d: int, k: int, sparse: bool, free: bool) -> str:
@@ -91,7 +93,7 @@ def _choose(d: int, k: int, sparse: bool, free: bool) -> str:
 
 @functools.partial(jax.jit, static_argnums=(7, 8, 9))
 def _jitted(
-    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool,
+    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array | None, max_steps: Array, link: str, intercept: bool,
     method: str,
 ) -> Fit:  # fmt: skip
     found = _solution(X, Y, s, l2, l1, tol, max_steps, link, intercept, method)
@@ -100,17 +102,26 @@ def _jitted(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(7, 8, 9))
 def _solution(
-    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array, max_steps: Array, link: str, intercept: bool,
+    X: Array, Y: Array, s: Array, l2: Array, l1: Array, tol: Array | None, max_steps: Array, link: str, intercept: bool,
     method: str,
 ) -> Solution:  # fmt: skip
     sparse = method == "l1"
     Y = jnp.where((s > 0)[:, None], Y, jnp.zeros_like(Y))
     parts = design(X, s, l2, intercept, sparse)
     P = _dense.problem(parts, Y, s, l2, l1 if sparse else None, link)
-    if method == "subspace":
-        found = _subspace.minimise(P, parts.null, link, tol, max_steps)
+    most = 10 * max_steps if method == "subspace" else max_steps
+
+    def solve(start: Array, tol: Array, most: Array) -> _dense.Found:
+        if method == "subspace":
+            return _subspace.minimise(P, parts.null, link, start, tol, most)
+        return _dense.minimise(P, link, start, tol, most)
+
+    start = rows_dot(P.Z, jnp.zeros_like(Y))
+    if tol is None:  # 0: there is nothing to go on with, and the program is smaller by a loop
+        tol = jnp.zeros_like(l2)
+        found = solve(start, tol, most)
     else:
-        found = _dense.minimise(P, link, tol, max_steps)
+        found = until_proved(solve, start, tol, jnp.asarray(most))
     # Strong convexity along what is held still as dependent: columns that differ by rounding alone may ask for more.
     still, own = matmul(parts.null, found.g[:-1]), (l2 / parts.scale**2)[:, None]
     asked = jnp.sum(safe_divide(still * still, own + jnp.zeros_like(still))) * (0 if sparse else 1)
@@ -131,11 +142,7 @@ def _solution(
         sharp = sharp | (P.free & jnp.isinf(found.bound) & (asked <= jnp.sqrt(eps) * found.f))
     converged = converged | (found.solved & sharp)
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
-    code = jnp.where(
-        ~converged & (found.steps >= (10 * max_steps if method == "subspace" else max_steps)),
-        int(Status.max_steps),
-        code,
-    )
+    code = jnp.where(~converged & (found.steps >= most), int(Status.max_steps), code)
     code = jnp.where(converged & P.free & (parts.rank < X.shape[1]), int(Status.rank_deficient), code)
     code = jnp.where(found.separates, int(Status.separable), code)
     # Bad numbers in a trace, where nothing can be refused; each comparison is False for NaN.

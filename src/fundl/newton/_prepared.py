@@ -114,17 +114,12 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
 
 
 def numbers(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
-    values = []
-    for v in (l2, l1, tol):
-        if isinstance(v, jax.core.Tracer) or np.ndim(v) != 0 or isinstance(v, (str, bytes, complex)) or v is None:
-            return None
-        v = float(v)
-        if not 0 <= v < np.inf:
-            return None
-        values.append(v)
-    if isinstance(max_steps, jax.core.Tracer) or max_steps < 1 or max_steps != int(max_steps):
+    """The options, or None where one of them is traced or to be refused."""
+    given = [_check.real(v) for v in (l2, l1, tol, max_steps)]
+    good = [v for v in given if v is not None and 0 <= v < np.inf]
+    if len(good) < 4 or good[3] < 1 or good[3] != int(good[3]):
         return None
-    return Numbers(values[0], values[1], values[2], int(max_steps))
+    return Numbers(good[0], good[1], good[2], int(good[3]))
 
 
 def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) -> tuple[Rows, N, N]:

@@ -95,7 +95,7 @@ def approach(rows: Rows, weight: float, K: N, enough: float, max_steps: int) -> 
         g = weight * now.g + k * theta
         H = _passes.hessian(part, now.p.astype(part.dtype, copy=False))
         if step == 0:
-            known = rank(H.reshape(len(K), rows.k, len(K), rows.k)[:, 0, :, 0], rows.intercept, not free)
+            known = rank(H.reshape(len(K), rows.k, len(K), rows.k)[:, 0, :, 0], rows.intercept)
             if free and known < len(K) - 1:
                 return None  # the compiled program finds the shortest of the minima
         curved = regular(weight * H, K, rows)

@@ -51,11 +51,10 @@ def preconditioner(P: Problem, h: Array, q: Array, null: Array) -> Array:
     return jax.lax.map(block, jnp.arange(h.shape[1]))
 
 
-def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -> Found:
-    """Steps until the gradient is down to its rounding errors."""
+def minimise(P: Problem, null: Array, link: str, start: Array, tol: Array, max_steps: Array) -> Found:
+    """Steps from `start` until the gradient is down to its rounding errors."""
     eps = jnp.finfo(P.Z.dtype).eps
-    start = rows_dot(P.Z, jnp.zeros_like(P.Y))
-    max_steps = jnp.where(_dense.absent_class(P, start)[1], 1, max_steps)  # as in `_dense.minimise`
+    max_steps = jnp.where(_dense.absent_class(P, start)[1], jnp.minimum(max_steps, 10), max_steps)  # as `_dense` does
     zero, one = jnp.zeros_like(start[0, 0]), jnp.ones_like(start[0, 0])
 
     def gradient(z: Array, theta: Array) -> tuple[Array, Array]:
@@ -138,14 +137,14 @@ def minimise(P: Problem, null: Array, link: str, tol: Array, max_steps: Array) -
 
     false = jnp.zeros((), bool)
     begin = jnp.zeros((), jnp.int32)
-    z = jnp.zeros_like(P.Y)
+    z = matmul(P.Z, start)
     first = Path(
-        theta=start, z=z, basis=jnp.stack([start] * MEMORY), shadow=jnp.stack([z] * MEMORY),
-        f=_links.value(link, z, P.Y, P.s),
+        theta=start, z=z, basis=jnp.stack([jnp.zeros_like(start)] * MEMORY),
+        shadow=jnp.stack([jnp.zeros_like(z)] * MEMORY), f=_links.value(link, z, P.Y, P.s) + _dense.penalty(P, start),
         best=zero + jnp.inf, since=begin, near=false,
         factor=jnp.stack([jnp.zeros_like(P.K)] * P.Y.shape[1]), drift=zero + 1, count=begin, done=false,
     )  # fmt: skip
-    path = jax.lax.while_loop(lambda path: ~path.done & (path.count < 10 * max_steps), body, first)
+    path = jax.lax.while_loop(lambda path: ~path.done & (path.count < max_steps), body, first)
     theta = path.theta
     z = matmul(P.Z, theta)
     g, _ = gradient(z, theta)

@@ -27,8 +27,9 @@ def digits_of(*given: Any) -> Iterator[bool]:
 
 
 def in_float64(
-    solve: Callable[..., Fit], given: tuple[Array, ...], max_steps: int, static: tuple[str, bool, str], dtype: Any
-) -> Fit:
+    solve: Callable[..., Fit], given: tuple[Array, ...], tol: Array | None, max_steps: int,
+    static: tuple[str, bool, str], dtype: Any,
+) -> Fit:  # fmt: skip
     """Solve in float64, where the bound is sharp, and round what is found to `dtype`.
 
     The products of float32 numbers are exact in float64, so the optimum is that of the data as they are. Only for
@@ -36,7 +37,7 @@ def in_float64(
     """
     with jax.enable_x64(True):
         wide = tuple(v.astype(jnp.float64) for v in given)
-        found = solve(*wide, max_steps, *static)
+        found = solve(*wide, None if tol is None else tol.astype(jnp.float64), max_steps, *static)
 
         def rounded(v: Array) -> Array:
             if v.dtype == jnp.bool_:
@@ -44,7 +45,7 @@ def in_float64(
             return v.astype(dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.int32)
 
         # The objective and the bound are to be those of the rounded parameters.
-        f = _objective(jax.tree.map(lambda v: rounded(v).astype(jnp.float64), found.params), *wide[:5], link=static[0])
+        f = _objective(jax.tree.map(lambda v: rounded(v).astype(jnp.float64), found.params), *wide, link=static[0])
         proof = found.certificate
         worse = jnp.maximum(f - proof.objective, 0) + 4 * jnp.finfo(jnp.float64).eps * jnp.abs(f)
         proof = dataclasses.replace(proof, objective=f, suboptimality=proof.suboptimality + worse)
