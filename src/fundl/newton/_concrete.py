@@ -145,7 +145,12 @@ def ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
 
 @jax.jit
 def on_device(found: Fit) -> Fit:
-    """All arrays at once: a tenth of the time of one device_put each."""
+    """All arrays at once: a tenth of the time of one device_put each.
+
+    >>> given = prepared(np.eye(3), np.array([0, 1, 1]), k=1, weights=None, intercept=True)
+    >>> type(on_device(fit_prepared(given, numbers(1.0, 0.0, 0.0, 200))).params.w).__name__
+    'ArrayImpl'
+    """
     return found
 
 

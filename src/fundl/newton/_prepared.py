@@ -114,7 +114,11 @@ def _read(X: Any, y: Any, k: int | None, weights: Any) -> Any:
 
 
 def numbers(l2: Any, l1: Any, tol: Any, max_steps: Any) -> Numbers | None:
-    """The options, or None where one of them is traced or to be refused."""
+    """The options, or None where one of them is traced or to be refused.
+
+    >>> numbers(np.float32(1), 0, 1e-6, 200)
+    Numbers(l2=1.0, l1=0.0, tol=1e-06, max_steps=200)
+    """
     given = [_check.real(v) for v in (l2, l1, tol, max_steps)]
     good = [v for v in given if v is not None and 0 <= v < np.inf]
     if len(good) < 4 or good[3] < 1 or good[3] != int(good[3]):
