@@ -124,3 +124,37 @@ def test_derivatives_in_every_argument_twice():
         zero, h = jnp.asarray(0.0), 1e-4
         np.testing.assert_allclose(first(zero), (f(h) - f(-h)) / (2 * h), rtol=1e-6)
         np.testing.assert_allclose(second(zero), (first(h) - first(-h)) / (2 * h), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["newton", "subspace"])
+@pytest.mark.parametrize(("scale", "l2"), [(1.0, 1e-5), (1.0, 1e-8), (1e4, 1e-6), (1e8, 1.0)])
+def test_derivatives_of_softmax_coefficients_sum_to_zero_as_they_do(scale, l2, method):
+    """The penalty alone sees the same added to all classes: a small one would divide the rounding there."""
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(30, 3)) * [1, scale, 1], rng.integers(0, 3, 30)
+    ones, along = np.ones(30), np.linspace(-1, 1, 30)
+    for dtype in (np.float64, np.float32):
+        A, small = X.astype(dtype), dtype(l2)
+
+        def coefficients(s, A=A, small=small):
+            return sr.fit(A, y, num_classes=3, weights=s, l2=small, method=method).params.w
+
+        _, dw = jax.jvp(jax.jit(coefficients), (dtype(ones),), (dtype(along),))
+        size = np.abs(dw).max(axis=1)
+        assert np.all(np.abs(dw.sum(axis=1)) <= 100 * np.finfo(dtype).eps * size)
+    h = 1e-5
+    up, down = (sr.fit(X, y, weights=ones + t * along, l2=l2).params.w for t in (h, -h))
+    right = (up - down) / (2 * h)
+    found = jax.jvp(lambda s: sr.fit(X, y, weights=s, l2=l2, num_classes=3).params.w, (ones,), (along,))
+    assert np.all(np.abs(found[1] - right).max(axis=1) <= 1e-8 * np.abs(right).max(axis=1))
+
+
+def test_a_weight_of_0_on_a_row_that_is_not_finite_has_no_derivative_in_least_squares():
+    rng = np.random.default_rng(0)
+    X, y, s = rng.normal(size=(8, 3)), rng.normal(size=8), np.ones(8)
+    X[1, 0], y[2], s[[1, 2, 3]] = np.inf, np.nan, 0.0
+    found = jax.jit(jax.jacobian(lambda s: linear.fit(X, y, weights=s, l2=1.0).params.w))(s)
+    assert np.all(found[:, [1, 2]] == 0)
+    assert np.all(found[:, 3] != 0)
+    effect = linear.influence(X, y, l2=1.0, weights=s)
+    np.testing.assert_allclose(found.T, effect.d_params.w, rtol=1e-9, atol=1e-12)

@@ -326,3 +326,21 @@ def test_the_rank_of_a_penalised_fit_is_that_of_the_columns(seed):
     found = [lr.fit(X, y, l2=1.0), lr.fit(X, y, l1=1.0), sr.fit(X, y, l2=1.0), lr.fit(X, y, l2=1.0, method="newton")]
     found.append(lr.fit_batches([(X[:100], y[:100]), (X[100:], y[100:])], l2=1.0))
     assert [int(fit.certificate.rank) for fit in found] == [98] * 5
+
+
+@pytest.mark.parametrize("method", ["newton", "subspace"])
+@pytest.mark.parametrize("noise", [0.0, 1e-15, 3e-8, 1e-7])
+def test_columns_that_depend_to_half_the_digits_only_have_no_bound(noise, method):
+    """f may fall along what separates them, which their products have lost; where they depend to rounding it cannot."""
+    run = jax.jit(lambda X, y: lr.fit(X, y, method=method))
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        B, y = rng.normal(size=(40, 4)), (rng.random(40) < 0.5).astype(float)
+        found = run(np.c_[B[:, :3], B[:, 0] + noise * B[:, 3]], y)
+        bound, f = float(found.certificate.suboptimality), float(found.certificate.objective)
+        whole = float(lr.fit(B, y).certificate.objective)  # of the same span, noise or not
+        assert (found.status is Status.rank_deficient) == (noise < 1e-8)
+        assert f - whole <= bound if noise > 1e-8 else bound < 1e-12
+        X = np.c_[B[:, :3], B[:, 0] + noise * B[:, 3]]
+        here = value(X, y, np.ones(40), 0.0, found.params.w, found.params.b)
+        np.testing.assert_allclose(f, float(here), rtol=1e-10)

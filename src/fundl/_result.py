@@ -51,7 +51,10 @@ _ADVICE = {
         'with method="auto" in place of the normal equations.'
     ),
     Status.non_finite: ("A NaN or an infinity appeared: look for one in X, y or weights, or lower the learning rate."),
-    Status.stalled: "No step improves the objective at this precision: use float64, rescale X, or loosen tol.",
+    Status.stalled: (
+        "No step improves the objective at this precision: use float64, rescale X, drop columns that nearly depend on "
+        "others or add a penalty (l2=...), or loosen tol."
+    ),
 }
 
 

@@ -113,7 +113,9 @@ def fit(
 
     Where the classes can be separated (or one of them is absent) and no penalty prevents it, there is no minimum: the
     status is `separable`, and `certificate.direction` (shaped like params) is a direction along which no row's loss
-    grows and some row's falls. Dependent columns without a penalty: the w of smallest norm2, status `rank_deficient`.
+    grows and some row's falls. Dependent columns without a penalty: the w of smallest norm2, status `rank_deficient`,
+    or `stalled` with a bound of inf if they depend on each other to half the digits and no further: what f may still
+    fall along them is not known.
 
     `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
     squared Newton decrement and R the largest abs(x_i v) over v^T H v = 1 (self-concordance; it holds without any

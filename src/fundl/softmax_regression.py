@@ -119,7 +119,8 @@ def fit(
 
     Where the classes can be separated (or one of them never occurs) and no penalty prevents it, there is no minimum:
     the status is `separable`, and `certificate.direction` (shaped like params) is a direction along which no row's loss
-    grows and some row's falls. Dependent columns without a penalty: the w of least norm, status `rank_deficient`.
+    grows and some row's falls. Dependent columns without a penalty: the w of least norm, status `rank_deficient`,
+    or `stalled` with a bound of inf if they depend on each other to half the digits and no further.
 
     `certificate.suboptimality` bounds f - minimum by lambda^2 / (2 (1 - R lambda)), with lambda^2 = g^T H^-1 g the
     squared Newton decrement and R the largest range of x_i V over unit V in the norm of H (self-concordance; it holds

@@ -127,12 +127,14 @@ def _solution_jvp(intercept: bool, primals: Any, tangents: Any) -> Any:
     keep = (s != 0)[:, None]
     zero = jnp.zeros((), X.dtype)
     # A row of weight 0 has no say, but its residual is the derivative with respect to its weight, if it is a number.
-    Z = jnp.where(jnp.isfinite(X), (X - m[None, :]) / scale[None, :], zero)
+    counts = _check.seen(weights, _check.ordinary(X), _check.ordinary(Y))
+    counts = jnp.ones_like(keep) if counts is None else counts[:, None]
+    Z = jnp.where(counts, (X - m[None, :]) / scale[None, :], zero)
     dZ, dY = jnp.where(keep, dX / scale[None, :], zero), jnp.where(keep, dY, zero)
     Z = _without_slope(Z, deficient)
     w_hat = found.w * scale[:, None]
     centre = found.b + matmul(m[None, :], found.w)[0]
-    r = jnp.where(jnp.isfinite(Y), Y, zero) - matmul(Z, w_hat) - centre[None, :]
+    r = jnp.where(counts, Y - matmul(Z, w_hat) - centre[None, :], zero)
     penalty = (l2 / scale**2)[:, None]
 
     def matvec(v: Array) -> Array:

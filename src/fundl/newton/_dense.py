@@ -273,18 +273,12 @@ def separation(P: Problem, path: Path, trusted: Array) -> tuple[Array, Array]:
     return safe_divide(direction, jnp.broadcast_to(size, direction.shape)), empty | apart | quasi
 
 
-def concordance(
-    P: Problem, H: Array, inverse: Array, g: Array, theta: Array, f: Array, moved: Array | float = 0.0
-) -> Array:
-    """f - f* <= lambda^2 / (2 (1 - R lambda)) where R lambda < 1 (Bach 2010, proposition 1, minimised over v).
+def rounding(P: Problem, theta: Array, f: Array) -> Array:
+    """What rounding can do to each entry of the gradient (D, k).
 
-    At theta, with the Hessian H, lambda^2 = g^T H^-1 g, and R the largest range of x_i v over all v with v^T H v = 1.
-    H (D k, D k), or (D, D) for all classes alike, was formed where the logits differ by `moved`, and may be larger
-    there by the factor exp(moved). The rounding errors of g are added: abs(dg_j) <= eps sum_i abs(x_ij) (abs(alpha_i)
-    + h_i dz_i), by the Cauchy-Schwarz inequality.
+    abs(dg_j) <= eps sum_i abs(x_ij) (abs(alpha_i) + h_i dz_i), by the Cauchy-Schwarz inequality.
     """
     eps = jnp.finfo(P.Z.dtype).eps
-    m, (D, k) = H.shape[0], theta.shape
     squares = P.Z * P.Z
     norm_x = jnp.sqrt(jnp.max(jnp.sum(squares, axis=1)))
     # sum_i alpha_i^2 <= 2 sum_i s_i sum_i s_i L_i, and h_i <= s_i: no further pass over the rows
@@ -292,9 +286,33 @@ def concordance(
     alpha = jnp.minimum(s_norm, jnp.sqrt(2 * jnp.max(P.s) * f))
     noise = jnp.sqrt(jnp.sum(squares, axis=0)) * (alpha + s_norm * 2 * norm_x * jnp.linalg.norm(theta))
     error = 8 * eps * (noise[:, None] + matmul(jnp.abs(P.K), jnp.abs(theta)))
-    if P.l1 is not None:
-        error = error + 8 * eps * P.l1[:, None]
-    g, error = g.reshape(m, -1), (error + jnp.zeros_like(theta)).reshape(m, -1)
+    return error + jnp.zeros_like(theta) if P.l1 is None else error + 8 * eps * P.l1[:, None]
+
+
+def held_back(P: Problem, null: Array, found: Found) -> Array:
+    """What f may still fall along the columns that are held still as dependent, since their products are rounded.
+
+    By strong convexity; without a penalty nothing where the gradient there is rounding, and else there is no bound.
+    """
+    still, own = matmul(null, found.g[:-1]), P.l2[:, None] + jnp.zeros_like(found.g[:-1])
+    noise = matmul(jnp.abs(null), rounding(P, found.theta, found.f)[:-1])
+    unknown = jnp.where(jnp.abs(still) > noise, jnp.full_like(still, jnp.inf), jnp.zeros_like(still))
+    return jnp.sum(jnp.where(own > 0, safe_divide(still * still, own), unknown))
+
+
+def concordance(
+    P: Problem, H: Array, inverse: Array, g: Array, theta: Array, f: Array, moved: Array | float = 0.0
+) -> Array:
+    """f - f* <= lambda^2 / (2 (1 - R lambda)) where R lambda < 1 (Bach 2010, proposition 1, minimised over v).
+
+    At theta, with the Hessian H, lambda^2 = g^T H^-1 g, and R the largest range of x_i v over all v with v^T H v = 1.
+    H (D k, D k), or (D, D) for all classes alike, was formed where the logits differ by `moved`, and may be larger
+    there by the factor exp(moved). The rounding errors of g are added.
+    """
+    eps = jnp.finfo(P.Z.dtype).eps
+    m, (D, k) = H.shape[0], theta.shape
+    squares = P.Z * P.Z
+    g, error = g.reshape(m, -1), rounding(P, theta, f).reshape(m, -1)
     drift = jnp.exp(jnp.minimum(moved, 1.0))
     decrement = jnp.sqrt(jnp.abs(jnp.vdot(g, matmul(inverse, g)))) + jnp.sqrt(
         jnp.vdot(error, matmul(jnp.abs(inverse), error))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
-from fundl._precise import HIGHEST, matmul, rows_dot, safe_divide
+from fundl._precise import HIGHEST, matmul, rows_dot
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.newton import _dense, _links, _subspace, _wide
@@ -122,10 +122,8 @@ def _solution(
         found = solve(start, tol, most)
     else:
         found = until_proved(solve, start, tol, jnp.asarray(most))
-    # Strong convexity along what is held still as dependent: columns that differ by rounding alone may ask for more.
-    still, own = matmul(parts.null, found.g[:-1]), (l2 / parts.scale**2)[:, None]
-    asked = jnp.sum(safe_divide(still * still, own + jnp.zeros_like(still))) * (0 if sparse else 1)
-    found = found._replace(bound=found.bound + asked)
+    if not sparse:
+        found = found._replace(bound=found.bound + _dense.held_back(P, parts.null, found))
     w, b = _outside(found.theta, parts)
     b = _sum_to_zero(b)
     w_direction, b_direction = _outside(found.direction, parts)
@@ -139,7 +137,8 @@ def _solution(
     converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
     sharp = found.bound <= jnp.sqrt(eps) * found.f
     if method == "subspace":  # without a penalty it may know no bound: there the gradient, down to rounding, is enough
-        sharp = sharp | (P.free & jnp.isinf(found.bound) & (asked <= jnp.sqrt(eps) * found.f))
+        held_back = _dense.held_back(P, parts.null, found)
+        sharp = sharp | (P.free & jnp.isinf(found.bound) & (held_back <= jnp.sqrt(eps) * found.f))
     converged = converged | (found.solved & sharp)
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(~converged & (found.steps >= most), int(Status.max_steps), code)
@@ -228,10 +227,11 @@ def _solution_jvp(link: str, intercept: bool, method: str, primals: Any, tangent
     _, df = jax.jvp(objective, data, tuple(tangents[:5]))
     Z = _rows(X, keep, m, scale, intercept)
     h, q = _links.curvature(link, matmul(Z, theta), jnp.where(keep[:, None], Y, jnp.zeros_like(Y)), s)
-    # Along the directions that change nothing dtheta is 0: those of dependent columns, and equal shifts of all classes.
+    # Along the directions that change nothing dtheta is 0: those of dependent columns, and equal shifts of all classes,
+    # which a penalty forbids, but in rounding.
     fix = jnp.pad(null, ((0, 1), (0, 1)))
     fix = jnp.where(l2 == 0, fix * jnp.sum(s), jnp.zeros_like(fix))
-    shift = jnp.diag(jnp.where(last[:, 0] | ((l2 == 0) & (not sparse)), 1.0, 0.0).astype(X.dtype))
+    shift = jnp.diag(jnp.where(last[:, 0] | (not sparse), 1.0, 0.0).astype(X.dtype))
     shift = jax.lax.stop_gradient(shift * jnp.sum(s) / 4)
     fix = jax.lax.stop_gradient(fix)
 

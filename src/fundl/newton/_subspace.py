@@ -61,17 +61,21 @@ def minimise(P: Problem, null: Array, link: str, start: Array, tol: Array, max_s
         alpha = _links.residual(link, z, P.Y, P.s)
         return rows_dot(P.Z, alpha) + matmul(P.K, theta), alpha
 
+    def off(v: Array) -> Array:
+        return v - jnp.pad(matmul(null, v[:-1]), ((0, 1), (0, 0)))
+
     def body(path: Path) -> Path:
         theta = path.theta
         formed = path.near | (path.count % 16 == 15)
         z = jax.lax.cond(formed, lambda z: matmul(P.Z, theta), lambda z: z, path.z)
         g, alpha = gradient(z, theta)
+        # What dependent columns leave free is not seen by the model below, and would grow with each of its steps.
+        g = off(g)
         h, q = _links.curvature(link, z, P.Y, P.s)
         renew = path.drift > 0.5
         factor = jax.lax.cond(renew, lambda _: preconditioner(P, h, q, null), lambda factor: factor, path.factor)
         direction = -jax.vmap(lambda L, v: jax.scipy.linalg.cho_solve((L, True), v), (0, 1), 1)(factor, g)
-        # What dependent columns leave free is not seen by the model below, and would grow with each of its steps.
-        direction = direction - jnp.pad(matmul(null, direction[:-1]), ((0, 1), (0, 0)))
+        direction = off(direction)
         if link == _links.SOFTMAX:
             direction = direction - jnp.mean(direction, axis=1, keepdims=True)
         size = -jnp.vdot(g, direction, precision=HIGHEST)
