@@ -29,7 +29,7 @@ def test_only_paths_that_reach_the_optimum_count():
 
 def test_rows_make_a_table():
     rows, left_out = paths.run("60x3", 2, 1, lambda name: False)
-    assert [r["name"] for r in rows] == ["fundl", "fundl, one program"]
+    assert [r["name"] for r in rows] == ["fundl", "fundl, fit by fit", "fundl, one program"]
     assert not left_out
     assert all(r["reached"] <= paths.GOAL for r in rows)
     assert layouts.l1_paths({"results": rows}).splitlines()[2].startswith("| 60x3, 2 |")

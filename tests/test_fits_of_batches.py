@@ -92,6 +92,20 @@ def test_the_optimum_of_all_rows_in_a_few_readings(k, kind, l2):
     assert batches.readings <= (10 if kind == "dependent" and l2 == 0 else 7)
 
 
+@pytest.mark.parametrize("noise", [0.0, 3e-8])
+def test_columns_that_depend_to_half_the_digits_only_have_no_bound(noise):
+    X, y = made(5000, 4, 1)
+    found = lr.fit_batches(Batches(np.c_[X[:, :3], X[:, 0] + noise * X[:, 3]], y))
+    least = float(lr.fit(X, y).certificate.objective)  # of the same span, where there is noise
+    bound, f = float(found.certificate.suboptimality), float(found.certificate.objective)
+    if noise:
+        assert (found.status, bound) == (Status.stalled, np.inf)
+        assert f > least * (1 + 1e-5)
+    else:
+        assert found.status is Status.rank_deficient
+        assert bound < 1e-12 * f
+
+
 def test_a_tolerance_saves_readings_and_the_bound_holds():
     X, y = made(8000, 6)
     best = exact_value(X, y, 0.5, lr.fit(X, y, l2=0.5).params)

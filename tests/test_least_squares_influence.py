@@ -262,11 +262,17 @@ def test_a_column_that_does_not_vary_changes_no_path(constant, weighted):
         s = rng.uniform(size=12)
         s[3], X[3, 0] = 0, 7.0
     right = lr.ridge_path(x[:, None], y, l2, weights=s)
-    penalised = jax.jit(lambda X: lr.ridge_path(X, y, jnp.asarray(l2[2:]), weights=s))(X)
-    for path, kept in ((lr.ridge_path(X, y, l2, weights=s), slice(None)), (penalised, slice(2, None))):
+    traced = jax.jit(lambda X: lr.ridge_path(X, y, jnp.asarray(l2), weights=s))(X)
+    for path in (lr.ridge_path(X, y, l2, weights=s), traced):
         for name in ("degrees_of_freedom", "leave_one_out", "generalised"):
-            np.testing.assert_allclose(getattr(path, name), getattr(right, name)[kept], rtol=1e-10)
-        np.testing.assert_allclose(path.params.b, right.params.b[kept], rtol=1e-10)
+            np.testing.assert_allclose(getattr(path, name), getattr(right, name), rtol=1e-10)
+        np.testing.assert_allclose(path.params.b, right.params.b, rtol=1e-10)
+    effect = jax.jit(lambda X: lr.influence(X, y, weights=s))(X)
+    alone = lr.influence(x[:, None], y, weights=s)
+    assert np.all(lr.influence(X, y, weights=s).d_params.w[:, 0] == 0)
+    np.testing.assert_allclose(effect.leave_one_out, alone.leave_one_out, rtol=1e-9)
+    np.testing.assert_allclose(effect.d_params.w[:, 1:], alone.d_params.w, rtol=1e-9, atol=1e-14)
+    assert np.all(effect.d_params.w[:, 0] == 0)
     swept = sweep.linear(X, y, l2=l2, weights=s, leave_one_out=True).scores
     assert swept is not None
     np.testing.assert_allclose(swept.loss[:, 0, 0], right.leave_one_out, rtol=1e-10)

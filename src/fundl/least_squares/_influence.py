@@ -157,7 +157,9 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
         live = sigma > max(X.shape) * 2.3e-16 * sigma.max(initial=0.0)
         M = Vt[live] / sigma[live][:, None] / size
     else:
-        M = inverse_factor(mm(A.T, A) + jnp.diag(l2 / size**2)) / size[None, :]
+        varies = own > 0
+        M = inverse_factor(mm(A.T, A) + jnp.diag(jnp.where(varies, l2 / size**2, 1.0)))
+        M = M * jnp.where(varies, 1 / size, zero)[None, :]
     w = mm(M.T, mm(M, mm(Z.T, s[:, None] * T)))
     for _ in range(2):
         w = w + mm(M.T, mm(M, mm(Z.T, s[:, None] * (T - mm(Z, w))) - l2 * w))

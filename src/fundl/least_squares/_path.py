@@ -207,8 +207,10 @@ def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, sin
 
     def one(penalty: Array) -> tuple[Array, ...]:
         size = jnp.sqrt(scale**2 + jax.lax.stop_gradient(penalty))
-        size = jnp.where(size > 0, size, jnp.ones_like(size))
-        M = inverse_factor((G + penalty * eye) / size[:, None] / size[None, :]) / size[None, :]
+        nothing = size == 0  # a column that does not vary, and no penalty: its coefficient is 0
+        size = jnp.where(nothing, jnp.ones_like(size), size)
+        own = jnp.where(nothing, jnp.ones_like(size), penalty)
+        M = inverse_factor((G + own[:, None] * eye) / size[:, None] / size[None, :]) / size[None, :]
         w = matmul(M.T, matmul(M, C))
         H = matmul(Z, M.T)
         share = s * (jnp.sum(H * H, axis=1) + (safe_divide(jnp.ones_like(weight), weight) if intercept else zero))

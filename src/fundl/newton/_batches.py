@@ -147,6 +147,8 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
         bound = _certainty.proved(
             far * _certainty.norm_of(inverse, H), H, inverse, drift, g.reshape(-1, 1), error[:, None], k
         )
+        if free and np.any(np.abs(null @ g[:-1]) > np.abs(null) @ error.reshape(g.shape)[:-1]):
+            bound = np.inf  # as `_dense.held_back`
         apart = free and now.growth == 0 < now.size
         # `floor` counts rounding at its worst: above 1e-16 f the steps go on for as long as they shrink.
         rest = delta <= min(floor, 1e-16 * f) or (delta < 1e-9 * f and delta >= before / 4)
