@@ -127,7 +127,7 @@ def test_derivatives_in_every_argument_twice():
 
 
 @pytest.mark.parametrize("method", ["newton", "subspace"])
-@pytest.mark.parametrize(("scale", "l2"), [(1.0, 1e-5), (1.0, 1e-8), (1e4, 1e-6), (1e8, 1.0)])
+@pytest.mark.parametrize(("scale", "l2"), [(1.0, 1e-8), (1e4, 1e-6), (1e8, 1.0)])
 def test_derivatives_of_softmax_coefficients_sum_to_zero_as_they_do(scale, l2, method):
     """The penalty alone sees the same added to all classes: a small one would divide the rounding there."""
     rng = np.random.default_rng(1)

@@ -99,14 +99,9 @@ def null_space(C: Array, scale: Array, l2: Array) -> tuple[Array, Array, Array]:
         return jnp.zeros_like(C), jnp.zeros_like(C) + eye, jnp.zeros((), jnp.int32)
 
     def deficient(C: Array) -> tuple[Array, Array, Array]:
-        def turn(i: Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            """First C, for the rank; then, where that is another, C without what the penalty keeps regular."""
-            eigenvalues, V = jnp.linalg.eigh(jnp.where((i > 0) & either, largest * eye, C))
-            rank = jnp.sum(eigenvalues > tolerance * eigenvalues[-1]).astype(jnp.int32)
-            return eigenvalues, V, jnp.where(i > 0, found[2], rank)
-
-        nothing = jnp.zeros_like(scale), jnp.zeros_like(C), jnp.zeros((), jnp.int32)
-        eigenvalues, V, rank = jax.lax.fori_loop(0, 1 + jnp.any(regular_by_itself).astype(jnp.int32), turn, nothing)
+        eigenvalues = jnp.linalg.eigvalsh(C)
+        rank = jnp.sum(eigenvalues > tolerance * eigenvalues[-1]).astype(jnp.int32)
+        eigenvalues, V = jnp.linalg.eigh(jnp.where(either, largest * eye, C))
         lost = ~(eigenvalues > smallest * eigenvalues[-1])[None, :]  # the first ones
         # Without what is only rounding there: division by a small scale would make it large.
         N = jnp.where(lost & (jnp.abs(V) > 64 * jnp.finfo(C.dtype).eps), V, jnp.zeros_like(V))
