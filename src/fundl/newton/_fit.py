@@ -76,7 +76,7 @@ def fit(
     elif method == "subspace" and sparse:
         raise ValueError('method="subspace" knows no l1: use method="newton" or "auto".')
     given = X, Y, s, *numbers[:2]
-    stop = None if _check.concrete(tol) and float(tol) == 0 else numbers[2]  # type: ignore[arg-type]
+    stop = None if _check.real(tol) == 0 else numbers[2]
     static = link, _check.flag("intercept", intercept), "l1" if sparse else method
     dtype = jnp.dtype(jnp.float32) if narrow else X.dtype
     if dtype.itemsize < 8 and all(_check.concrete(v) for v in (*given, stop, max_steps)):
@@ -113,8 +113,10 @@ def _solution(
 
     def solve(start: Array, tol: Array, most: Array) -> _dense.Found:
         if method == "subspace":
-            return _subspace.minimise(P, parts.null, link, start, tol, most)
-        return _dense.minimise(P, link, start, tol, most)
+            found = _subspace.minimise(P, parts.null, link, start, tol, most)
+        else:
+            found = _dense.minimise(P, link, start, tol, most)
+        return found if sparse else found._replace(bound=found.bound + _dense.held_back(P, parts.null, found))
 
     start = rows_dot(P.Z, jnp.zeros_like(Y))
     if tol is None:  # 0: there is nothing to go on with, and the program is smaller by a loop
@@ -122,8 +124,6 @@ def _solution(
         found = solve(start, tol, most)
     else:
         found = until_proved(solve, start, tol, jnp.asarray(most))
-    if not sparse:
-        found = found._replace(bound=found.bound + _dense.held_back(P, parts.null, found))
     w, b = _outside(found.theta, parts)
     b = _sum_to_zero(b)
     w_direction, b_direction = _outside(found.direction, parts)

@@ -32,7 +32,7 @@ class Ends(NamedTuple):
     accuracy: Any
 
 
-def end_of(fit: Fit, scored: tuple[Array, Array]) -> Ends:
+def end_of(fit: Fit, scored: tuple[Any, Any]) -> Ends:
     """The end of one lane that was fitted by itself."""
     proof, direction = fit.certificate, fit.certificate.direction
     return Ends(

@@ -70,7 +70,7 @@ def solve(given: Given, tol: Array, max_steps: Any, *, link: str, intercept: boo
     for p, r, j in [*before.T.tolist(), *lanes(len(l2), range(rows.first, len(train)), len(targets)).T.tolist()]:
         fit, q = found[r, p, j], rows.score[r]
         scored = scores(link, X, Y if softmax else Y[:, j], *fit.params, q) if q.any() else (np.nan, np.nan)
-        of_lanes.append([np.asarray(v) for v in end_of(fit, scored)])  # type: ignore[bad-argument-type]
+        of_lanes.append([np.asarray(v) for v in end_of(fit, scored)])
     ends, split = Ends(*(np.stack(v) for v in zip(*of_lanes, strict=True))), before.shape[1]
     return jax.tree.map(lambda v: v[split:], ends), jax.tree.map(lambda v: v[:split], ends)
 
