@@ -73,7 +73,7 @@ REFUSED = [
     (lambda: activations.leaky_relu(X, negative_slope="x"), "negative_slope must hold real numbers; got str 'x'."),
     (lambda: activations.softmax(X, axis=(0, 1)), "axis must be one whole number; got (0, 1)."),
     (lambda: norms.l2(X, axis=1.0), "axis must be a whole number, a tuple of them, or None for all; got 1.0."),
-    (lambda: losses.cross_entropy_with_logits(X, Y, label_smoothing=np.nan), "label_smoothing must hold a share in"),
+    (lambda: losses.cross_entropy_with_logits(X, Y, label_smoothing=np.nan), "label_smoothing must be a share in"),
     (lambda: losses.linear_cross_entropy(X, X.T, None, Y, softcap=np.inf), "softcap must be finite; got inf."),
     (lambda: logistic_regression.fit(X, Y, l2=1.0, intercept="no"), "intercept must be True or False; got 'no'."),
     (lambda: softmax_regression.fit(X, Y, l2=1.0, intercept=None), "intercept must be True or False; got None."),

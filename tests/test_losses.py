@@ -201,6 +201,34 @@ def test_probabilities_out_of_range(row: Row, bad: float) -> None:
             assert np.isnan(found).reshape(5, -1).any(axis=1).tolist() == [False, False, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("loss", "option", "good", "bad"),
+    [
+        (losses.huber, "delta", 1.0, 0.0),
+        (losses.focal_with_logits, "gamma", 2.0, -1.0),
+        (losses.focal_with_logits, "gamma", 2.0, np.inf),
+        (losses.cross_entropy_with_logits, "label_smoothing", 0.5, 1.5),
+    ],
+)
+def test_a_traced_option_out_of_range_is_no_number(loss: Any, option: str, good: float, bad: float) -> None:
+    """Where a concrete one is refused; by hand, by autodiff, and in the derivative with respect to it."""
+    x = jnp.full((5, 4), 0.25)
+    y = jnp.zeros(5, int) if option == "label_smoothing" else jnp.zeros_like(x)
+    backward = getattr(losses, f"{loss.__name__}_backward")
+    assert f"{option} must be" in laws.refusal(lambda: loss(x, y, **{option: bad}))
+
+    @jax.jit
+    def found(a: Any) -> Any:
+        value, (in_x, in_a) = jax.value_and_grad(lambda x, a: loss(x, y, **{option: a}), (0, 1))(x, a)
+        return value, in_x, in_a, laws.as_tuple(backward(1.0, x, y, **{option: a}))[0]
+
+    for part in found(good):
+        assert np.isfinite(part).all()
+    value, in_x, _, by_hand = found(bad)
+    for part in (value, in_x, by_hand):
+        assert np.isnan(part).all()
+
+
 def test_smoothing_of_logits_near_the_largest_number() -> None:
     """The mean of logits that no sum of them would hold."""
     far = -0.6 * np.finfo(np.float32).max
@@ -414,8 +442,8 @@ def test_an_unknown_reduction(name: str) -> None:
         (lambda: losses.focal_with_logits(ONES, ONES, gamma=np.inf), "gamma must be finite and not negative"),
         (lambda: losses.focal_with_logits(ONES, ONES, gamma=ONES), "gamma must be one number, shape (); got"),
         (lambda: losses.focal_with_logits_backward(1.0, ONES, ONES, gamma=-1.0), "gamma must be finite"),
-        (lambda: losses.cross_entropy_with_logits(Z, [0, 1, 2], label_smoothing=1.5), "label_smoothing must hold"),
-        (lambda: losses.cross_entropy_with_logits(Z, [0, 1, 2], label_smoothing=-0.1), "label_smoothing must hold"),
+        (lambda: losses.cross_entropy_with_logits(Z, [0, 1, 2], label_smoothing=1.5), "label_smoothing must be"),
+        (lambda: losses.cross_entropy_with_logits(Z, [0, 1, 2], label_smoothing=-0.1), "label_smoothing must be"),
         (lambda: losses.cross_entropy_with_logits(0.0, 0), "z must have shape (n, k)"),
     ],
 )

@@ -206,6 +206,13 @@ def scalar(name: str, x: ArrayLike) -> Array:
     return x
 
 
+def number(name: str, x: ArrayLike, bad: Callable[[Any], Any], why: str, dtype: Any) -> Array:
+    """`scalar(name, x)` in this dtype. A bad one is refused; traced, where it cannot be, it becomes NaN."""
+    refuse_where(bad, name, _at_hand(name, x), why)
+    v = scalar(name, x).astype(dtype)
+    return v if concrete(x) else jnp.where(bad(v), jnp.full_like(v, jnp.nan), v)
+
+
 def nonnegative(name: str, x: ArrayLike) -> None:
     """Refuse a concrete option such as a penalty that is negative or NaN."""
     refuse_where(lambda v: ~(v >= 0), name, _at_hand(name, x), "must not be negative or NaN")

@@ -270,6 +270,5 @@ def _per_example(x: Array) -> Array:
 
 
 def _gamma(gamma: ArrayLike, v: Array) -> Array:
-    given = _check.option("gamma", gamma)
-    _check.refuse_where(lambda g: ~((g >= 0) & jnp.isfinite(g)), "gamma", given, "must be finite and not negative")
-    return _check.scalar("gamma", gamma).astype(v.dtype)
+    why = "must be finite and not negative"
+    return _check.number("gamma", gamma, lambda g: ~((g >= 0) & (g < jnp.inf)), why, v.dtype)

@@ -229,9 +229,8 @@ def _smoothing(label_smoothing: ArrayLike, v: Array) -> Array | None:
     """The option as an array, None when it is the number 0, so that nothing is computed for it."""
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return None
-    a = _check.option("label_smoothing", label_smoothing)
-    _check.refuse_where(lambda v: ~((v >= 0) & (v <= 1)), "label_smoothing", a, "must hold a share in [0, 1]")
-    return a.astype(v.dtype)
+    why = "must be a share in [0, 1]"
+    return _check.number("label_smoothing", label_smoothing, lambda a: ~((a >= 0) & (a <= 1)), why, v.dtype)
 
 
 def _smooth(t: Array, a: Array | None) -> Array:

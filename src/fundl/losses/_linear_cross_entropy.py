@@ -169,5 +169,4 @@ def _penalty(z_loss: ArrayLike, L: Array) -> Array | None:
     """z_loss as an array, None when it is the number 0, so that nothing is computed for it."""
     if isinstance(z_loss, int | float) and z_loss == 0:
         return None
-    _check.nonnegative("z_loss", z_loss)
-    return _check.array("z_loss", z_loss).astype(L.dtype)
+    return _check.number("z_loss", z_loss, lambda a: ~(a >= 0), "must not be negative or NaN", L.dtype)

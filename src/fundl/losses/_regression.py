@@ -140,5 +140,4 @@ def _per_example(x: Array) -> Array:
 
 
 def _delta(delta: ArrayLike, v: Array) -> Array:
-    _check.positive("delta", delta)
-    return _check.scalar("delta", delta).astype(v.dtype)
+    return _check.number("delta", delta, lambda d: ~(d > 0), "must be positive", v.dtype)
