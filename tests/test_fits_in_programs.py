@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fundl import Status
 from fundl import linear_regression as linear
 from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
@@ -158,3 +159,26 @@ def test_a_weight_of_0_on_a_row_that_is_not_finite_has_no_derivative_in_least_sq
     assert np.all(found[:, 3] != 0)
     effect = linear.influence(X, y, l2=1.0, weights=s)
     np.testing.assert_allclose(found.T, effect.d_params.w, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_class_of_hardly_any_weight_is_there(dtype):
+    """A sum of the weights rounds it away; with the penalty the minimum is near b = log of the odds."""
+    x, y, s = np.linspace(-1, 1, 20, dtype=dtype)[:, None], np.arange(20) != 10, np.ones(20, dtype)
+    s[10] = np.finfo(dtype).eps / 16
+    found = jax.jit(lambda s: lr.fit(x, y, weights=s, l2=1.0))(s)
+    assert found.status is Status.converged
+    np.testing.assert_allclose(found.params.b, np.log(19 / s[10]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["newton", "subspace"])
+@pytest.mark.parametrize("least", [1e-6, 1e-8])
+def test_soft_labels_however_near_to_0_do_not_separate(least, method):
+    """Each such row's loss grows without end in both directions, so there is a minimum; also where 1 - y is 1."""
+    x = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    y = np.where(x[:, 0] > 0, 1, least).astype(np.float32)
+    best = lr.fit(x.astype(float), y.astype(float))
+    assert best.status is Status.converged
+    found = jax.jit(lambda y: lr.fit(x, y, method=method))(y)
+    assert found.status is not Status.separable
+    assert float(found.certificate.objective) < float(best.certificate.objective) * (1 + 1e-5)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from fundl.losses import (
     cross_entropy_with_logits,
+    linear_binary_cross_entropy,
     linear_cross_entropy,
     linear_cross_entropy_backward,
     sum_and_weight,
@@ -390,6 +391,27 @@ def test_labels_out_of_range():
         linear_cross_entropy(X, W, b, t)
     found = jax.jit(lambda t: linear_cross_entropy(X, W, b, t, reduction="none", tile=TILE))(t)
     np.testing.assert_array_equal(np.isnan(np.asarray(found)), np.arange(N) == 2)
+    dX, dW, db, dy = jax.jit(lambda t: linear_cross_entropy_backward(np.ones(N), X, W, b, t, reduction="none"))(t)
+    assert np.isnan(dW).all()
+    assert np.isnan(db).all()
+    for found in (dX, dy):
+        np.testing.assert_array_equal(np.isnan(found), np.broadcast_to((np.arange(N) == 2)[:, None], found.shape))
+
+
+@pytest.mark.parametrize("loss", [linear_cross_entropy, linear_binary_cross_entropy])
+def test_an_infinite_loss_of_weight_0_is_left_out(loss):
+    """Its class is masked by b: no row of X and no label tells."""
+    X, W, b, w = np.ones((2, 1)), np.array([[0.5, 1.0, -0.3]]), np.array([-np.inf, 0.0, 0.5]), np.array([0.0, 1.0])
+    y = np.array([0, 1]) if loss is linear_cross_entropy else np.array([[1, 1, 0], [0, 1, 0]])
+    expected = loss(X[1:], W, b, y[1:])
+    assert np.isfinite(expected)
+    assert loss(X, W, b, y, weights=w) == expected
+    assert np.asarray(loss(X, W, b, y, weights=w, reduction="none")).tolist() == [0.0, float(expected)]
+    found = jax.jit(jax.grad(lambda X, W, w: loss(X, W, b, y, weights=w, reduction="sum"), (0, 1, 2)))(X, W, w)
+    assert found[0][0] == 0
+    close(found[0][1:], jax.grad(lambda X: loss(X, W, b, y[1:]))(X[1:]))
+    close(found[1], jax.grad(lambda W: loss(X[1:], W, b, y[1:]))(W))
+    close(found[2], np.array([0.0, expected]))
 
 
 @pytest.mark.parametrize(

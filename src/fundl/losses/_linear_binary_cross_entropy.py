@@ -12,7 +12,7 @@ from fundl.losses._linear_inputs import Given, cap, linear_inputs, moving, retur
 from fundl.losses._linear_pair import linear_pair
 from fundl.losses._logit_shards import align, binary_losses, cotangent, plan_for, tangent
 from fundl.losses._logit_slices import Data, Plan, Tangents
-from fundl.losses._reduction import label, reduce, reduce_backward
+from fundl.losses._reduction import label, leave_out, reduce, reduce_backward
 
 
 def linear_binary_cross_entropy(
@@ -48,7 +48,7 @@ def linear_binary_cross_entropy(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.90) with (4.87), summed over targets.
     """
     _, data, w, plan = _inputs(X, W, b, y, weights, softcap, tile)
-    return reduce(_losses(plan, *data), w, reduction)
+    return reduce(leave_out(w, 0, _losses(plan, *data), jnp.isfinite), w, reduction)
 
 
 def linear_binary_cross_entropy_backward(

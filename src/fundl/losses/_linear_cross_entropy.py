@@ -13,7 +13,7 @@ from fundl.losses._linear_inputs import cap, floating, linear_inputs, moving, re
 from fundl.losses._linear_pair import linear_pair
 from fundl.losses._logit_shards import align, cotangent, plan_for, tangent, totals
 from fundl.losses._logit_slices import Data, Plan, Totals
-from fundl.losses._reduction import label, reduce, reduce_backward
+from fundl.losses._reduction import label, leave_out, reduce, reduce_backward
 
 
 def linear_cross_entropy(
@@ -62,7 +62,7 @@ def linear_cross_entropy(
     if penalty is not None:
         lse = m + jnp.log1p(s)
         L = L + penalty * lse * lse  # in this order: its square may be inf where the penalty is 0
-    return reduce(L if poison is None else L * poison, w, reduction)
+    return reduce(leave_out(w, 0, L if poison is None else L * poison, jnp.isfinite), w, reduction)
 
 
 def linear_cross_entropy_backward(
@@ -139,13 +139,12 @@ def _inputs(
     given, data, dtype = linear_inputs(X, W, b, y)
     (n, d), k, t = data.X.shape, data.W.shape[1], given[3]
     w = _check.per_example_weights(weights, (n,), dtype)
-    poison = None
+    good = None  # which examples have labels that may be; traced ones cannot be refused
     if t.shape == (n,):
         keep = _check.seen(w, _check.ordinary(data.X))
         t = _check.labels("y", t, k, w)
         if not _check.concrete(t):
-            ones = jnp.ones_like(t, dtype)
-            poison = jnp.where((t >= 0) & (t < k), ones, jnp.full_like(ones, jnp.nan))
+            good = (t >= 0) & (t < k)
     elif t.shape == (n, k):
         t = floating(t, dtype)
         keep = _check.seen(w, _check.ordinary(data.X), label(t))
@@ -154,6 +153,9 @@ def _inputs(
         elif _check.concrete(t) and _check.concrete(keep):
             left = t if keep is None else jnp.where(jnp.expand_dims(keep, 1), t, jnp.zeros_like(t))
             _check.unit_interval("y", left, "labels 0, 1 or between")
+        else:
+            good = jnp.all(label(t), axis=1)
+            good = good if keep is None else good | ~keep
     else:
         raise ValueError(
             f"y must hold integer classes of shape {(n,)} or labels of shape {(n, k)} for X of shape {(n, d)} and W of "
@@ -162,6 +164,7 @@ def _inputs(
     a = _smoothing(label_smoothing, jnp.zeros((), dtype))
     data, mesh, row_axes, column_axes = align(data._replace(y=t, keep=keep))
     plan = plan_for(data, dtype, mesh, row_axes, column_axes, cap(softcap), a is not None, tile)
+    poison = None if good is None else jnp.where(good, jnp.ones((), dtype), jnp.full((), jnp.nan, dtype))
     return given, data, poison, w, plan, a
 
 

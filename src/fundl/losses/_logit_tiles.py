@@ -311,8 +311,8 @@ def _onehot(plan: Plan, y: Array | None, j: Array, k: int) -> Array:
 def _labels(data: Data, plan: Plan, i: Array, j: Array, fresh: Array, y: Array | None = None) -> Array:
     """A tile of soft labels (or their tangent y), 0 in rows that are left out and in columns that were seen before."""
     t = columns_of(rows_of(data.y if y is None else y, plan, i), plan, j, axis=1).astype(plan.dtype)
-    if y is None:
-        t = within_unit_interval(t)  # traced labels cannot be refused
+    if y is None and plan.binary:
+        t = within_unit_interval(t)  # traced labels cannot be refused; those of several classes poison L
     keep = fresh if data.keep is None else fresh & as_column(rows_of(data.keep, plan, i))
     return jnp.where(keep, t, jnp.zeros_like(t))
 

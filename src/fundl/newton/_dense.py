@@ -223,14 +223,11 @@ def finish(P: Problem, link: str, path: Path) -> Found:
 def absent_class(P: Problem, theta: Array) -> tuple[Array, Array]:
     """The direction in b alone along which a class that never occurs runs away, and whether there is one."""
     D, k = theta.shape
-    total = jnp.sum(P.s[:, None] * P.Y, axis=0)
-    ones = P.Z[:, -1:]
-    mass = jnp.sum(P.s[:, None] * ones)
+    counts = (P.s[:, None] > 0) & (P.Z[:, -1:] > 0)  # none without an intercept
+    alone = -(~jnp.any(counts & (P.Y > 0), axis=0)).astype(theta.dtype)  # whatever the weights, which sums may lose
     if k == 1:
-        alone = jnp.where(total >= mass, 1.0, jnp.where(total <= 0, -1.0, 0.0)).astype(theta.dtype)
-    else:
-        alone = -(total <= 0).astype(theta.dtype)
-    alone = jnp.where(mass > 0, alone, jnp.zeros_like(alone))
+        alone = jnp.where(jnp.any(counts & (P.Y < 1), axis=0), alone, jnp.ones_like(alone))
+    alone = jnp.where(jnp.any(counts), alone, jnp.zeros_like(alone))
     only_b = jnp.where((jnp.arange(D) == D - 1)[:, None], alone[None, :], jnp.zeros_like(theta))
     return only_b, jnp.any(alone != 0)
 

@@ -78,15 +78,15 @@ def spread(z: Array) -> Array:
 
 
 def recession(dz: Array, Y: Array) -> Array:
-    """How fast L_i grows at last along dz: max_k dz_ik - sum_k y_ik dz_ik >= 0; (n,).
+    """How far a label of row i, however small its share, falls behind along dz: max_l dz_il - dz_ik with y_ik > 0; (n,).
 
-    It is 0 for all rows exactly when the loss never grows along dz: when dz separates the classes.
+    It is 0 for all rows exactly when no loss ever grows along dz: when dz separates the classes.
     """
     if dz.shape[1] == 1:
         v, y = dz[:, 0], Y[:, 0]
-        return jnp.where(v > 0, (1 - y) * v, -y * v)
+        return jnp.where(jnp.where(v > 0, y < 1, y > 0), jnp.abs(v), jnp.zeros_like(v))
     gap = jnp.max(dz, axis=1, keepdims=True) - dz
-    return jnp.sum(Y * gap, axis=1)
+    return jnp.max(jnp.where(Y > 0, gap, jnp.zeros_like(gap)), axis=1)
 
 
 def conjugate(a: Array, Y: Array) -> Array:

@@ -215,10 +215,11 @@ def rows_of_block(D: int, k: int) -> int:
 
 
 def recession(rows: Rows, dz: N) -> float:
-    """How fast any row's loss grows at last along dz, as `_links.recession`; 0 where none does."""
+    """How far any row's label falls behind along dz, as `_links.recession`; 0 where none does."""
     if rows.k == 1:
         v = dz[:, 0]
-        return float(np.max(np.where(v > 0, 1 - rows.y, -rows.y) * v if rows.soft else np.maximum(rows.y * v, 0)))
+        behind = np.where(v > 0, rows.y < 1, rows.y > 0) if rows.soft else rows.y * v > 0
+        return float(np.max(np.abs(v) * behind))
     return float(np.max(dz.max(axis=1) - dz[np.arange(len(dz)), rows.y]))
 
 
