@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mpmath import mp
 
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
@@ -797,6 +798,15 @@ def test_integers_beyond_int32_are_the_numbers_they_are():
     np.testing.assert_allclose(fit.params.w, [1e-3], rtol=1e-6)
 
 
+def test_whole_numbers_that_float32_rounds_are_the_numbers_they_are():
+    t = 1_000_000_000 + np.arange(5)
+    with jax.enable_x64(False):
+        for X in (t[:, None], t[:, None].tolist(), t[:, None].astype(np.uint32)):
+            fit = ls.fit(X, np.arange(5))
+            assert fit.status == Status.converged
+            np.testing.assert_allclose(fit.params.w, [1.0], rtol=1e-6)
+
+
 def test_a_negative_penalty_in_a_trace_is_not_a_fit():
     x = jnp.arange(4.0)
     fit = jax.jit(lambda l2: ls.fit(x[:, None], x, l2=l2))(-0.5)
@@ -814,3 +824,65 @@ def test_the_smallest_penalties_of_a_constant_column(l2, dtype):
     w0, w2, b = np.linalg.lstsq(A, y.astype(dtype).astype(float))[0]
     fit = ls.fit(X.astype(dtype), y.astype(dtype), l2=l2, method="exact")
     np.testing.assert_allclose([*fit.params.w, fit.params.b], [w0, 0, w2, b], rtol=100 * np.finfo(dtype).eps)
+
+
+# ---- columns, rows and penalties of very different size --------------------------------------------------------------
+
+
+def shortest(X, y):
+    """Of all that X has rows for, in 60 digits: X^T (X X^T)^-1 y."""
+    with mp.workdps(60):
+        A = mp.matrix(X.tolist())
+        return np.array((A.T * mp.lu_solve(A * A.T, mp.matrix(y.tolist()))).tolist(), dtype=float)[:, 0]
+
+
+@pytest.mark.parametrize("sizes", [1.0, 1e2, 1e4, 1e6])
+def test_the_shortest_solution_where_columns_differ_in_size(sizes):
+    """A projection of the first solution found, 1e5 times as long, left 3 digits at 1e6, and the bound said 7."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        X = rng.normal(size=(5, 8)) * np.array([1 / sizes, 1, sizes, 1, 1 / sizes, sizes, 1, 1])
+        y = rng.normal(size=5)
+        fit = ls.fit(X, y, intercept=False)
+        assert (fit.status, int(fit.certificate.rank)) == (Status.rank_deficient, 5)
+        error = np.abs(np.asarray(fit.params.w) - shortest(X, y))
+        assert (error <= fit.certificate.error_bound.w).all()
+        assert error.max() < 1e-13 * np.abs(fit.params.w).max()
+
+
+def test_a_dependent_column_has_a_bound_for_b_that_holds():
+    X = np.array([[1, 1], [2, 2], [4, 4], [7, 7]], np.float32)
+    y = np.float32(0.3) * X[:, 0]
+    (w, b), _, _ = exact_fit(X[:, :1], y)
+    fit = jax.jit(ls.fit)(X, y)
+    assert abs(float(fit.params.b) - b) <= float(fit.certificate.error_bound.b)
+    off = abs(np.asarray(fit.params.w, float) - float(w / 2))
+    assert (off <= np.asarray(fit.certificate.error_bound.w, float)).all()
+
+
+@pytest.mark.parametrize("l2", [1e-30, 1e-8, 1.0, 1e12, 1e20])
+def test_penalties_of_any_size_in_float32(l2):
+    X, y = np.array([[1e-9], [2e-9]], np.float32), np.array([1.0, 2.0], np.float32)
+    fit = jax.jit(lambda l2: ls.fit(X, y, l2=l2, intercept=False))(np.float32(l2))
+    (w,), _, _ = exact_fit(X, y, l2=np.float32(l2), intercept=False)
+    assert fit.status == Status.converged
+    np.testing.assert_allclose(fit.params.w[0], float(w), rtol=2e-7)
+
+
+def test_weights_and_rows_of_any_size_in_float32():
+    """The bound holds, where a column was small beside its largest entry, which had a small weight, and was lost."""
+    rng = np.random.default_rng(0)
+    found = jax.jit(lambda X, y, s, l2: ls.fit(X, y, weights=s, l2=l2, intercept=False))
+    problems = [(np.eye(2, dtype=np.float32), np.ones(2, np.float32), np.float32([1e12, 1e-12]), np.float32(1e-8))]
+    for _ in range(40):
+        X = np.float32(rng.normal(size=(12, 2)) * 10.0 ** rng.uniform(-6, 6, (12, 1)))
+        s, l2 = np.float32(10.0 ** rng.uniform(-12, 12, 12)), np.float32(10.0 ** rng.uniform(-12, 12))
+        problems.append((X, np.float32(rng.normal(size=12)), s, l2))
+    for X, y, s, l2 in problems:
+        fit = found(X, y, s, l2)
+        w, _, _ = exact_fit(X, y, s, l2, intercept=False)
+        if fit.status == Status.converged:
+            off = abs(np.asarray(fit.params.w, float) - w.astype(float))
+            assert (off <= 1.001 * np.asarray(fit.certificate.error_bound.w, float)).all()
+            assert float(fit.certificate.digits) > 5
+    assert found(*problems[0]).status == Status.converged

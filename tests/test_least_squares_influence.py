@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from fundl import least_squares as ls
 from fundl import linear_regression as lr
 from fundl import sweep
+from fundl.least_squares._student import quantile
 
 pytestmark = pytest.mark.large
 
@@ -70,21 +72,25 @@ def test_influence_is_the_derivative_of_the_fit_and_cooks_distance_that_of_the_p
         np.testing.assert_allclose(effect.cooks_distance[i], expected, rtol=1e-11)
 
 
-def test_interval_is_the_textbooks():
+@pytest.mark.parametrize("intercept", [True, False])
+def test_interval_is_the_textbooks(intercept):
     X, y, _ = data()
     new = data()[0][:4] + 1
-    A, B = (np.column_stack([v, np.ones(len(v))]) for v in (X, new))
+    A, B = ((np.column_stack([v, np.ones(len(v))]) if intercept else v) for v in (X, new))
     theta = np.linalg.lstsq(A, y)[0]
     r = y - A @ theta
-    t = 2.306004135204166  # of 8 degrees of freedom at 0.975
+    freedom = len(y) - A.shape[1]
+    t = stats.t.ppf(0.975, freedom)
     spread = np.einsum("qi,ij,qj->q", B, np.linalg.inv(A.T @ A), B)
     for of_mean in (False, True):
-        found = lr.interval(X, y, new, of_mean=of_mean)
-        half = t * np.sqrt(r @ r / 8 * (spread + (not of_mean)))
+        found = lr.interval(X, y, new, of_mean=of_mean, intercept=intercept)
+        half = t * np.sqrt(r @ r / freedom * (spread + (not of_mean)))
         np.testing.assert_allclose(found.y_hat, B @ theta, rtol=1e-12)
         np.testing.assert_allclose(found.low, B @ theta - half, rtol=1e-11)
         np.testing.assert_allclose(found.high, B @ theta + half, rtol=1e-11)
-    # 95 of 100 new targets fall inside
+
+
+def test_new_targets_fall_inside_their_interval():
     rng = np.random.default_rng(1)
     inside = []
     for _ in range(300):
@@ -285,3 +291,26 @@ def test_a_path_over_columns_that_say_nothing():
     np.testing.assert_allclose(found.params.b, 2.5)
     left_out = [y[i] - np.delete(y, i).mean() for i in range(6)]
     np.testing.assert_allclose(found.leave_one_out, np.mean(np.square(left_out)))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_quantiles_of_t_for_few_and_many_degrees_of_freedom(wide):
+    """In float32 too, where the incomplete beta function has no digits left of many."""
+    with jax.enable_x64(wide):
+        for level in (0.5, 0.9, 0.95, 0.999):
+            for freedom in (0.3, 1.0, 5.0, 29.0, 31.0, 999.0, 1001.0, 1e5, 1e7, 3e9):
+                found = quantile(level, jnp.asarray(freedom))
+                np.testing.assert_allclose(found, stats.t.isf((1 - level) / 2, freedom), rtol=1e-11 if wide else 1e-5)
+        assert np.isinf(quantile(0.9999, jnp.asarray(0.01)))
+        assert np.isnan(quantile(0.9, jnp.asarray(np.nan)))
+
+
+def test_intervals_and_influence_of_dependent_columns_are_those_of_the_shortest_solution():
+    x = np.array([0.0, 1, 2, 3, 5])
+    y, new = np.array([1.0, 2, 2.5, 4, 7]), np.eye(4, 2)
+    for X in (np.stack([x, 2 * x], axis=1), np.stack([x, 1e6 * x], axis=1)):
+        np.testing.assert_allclose(lr.interval(X, y, new).y_hat, lr.predict(lr.fit(X, y).params, new), rtol=1e-12)
+        by_autodiff = jax.jacobian(lambda s, X=X: lr.fit(X, y, weights=s).params)(jnp.ones(5))
+        found = lr.influence(X, y).d_params
+        np.testing.assert_allclose(found.w, by_autodiff.w.T, rtol=1e-9, atol=1e-12 * np.abs(found.w).max())
+        np.testing.assert_allclose(found.b, by_autodiff.b, rtol=1e-9, atol=1e-12)

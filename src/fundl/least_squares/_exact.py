@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from fundl._precise import matmul
+from fundl._precise import inverse_of_lower, matmul
 from fundl.least_squares import _gram, _refined
 from fundl.least_squares._sweep import sweep_columns
 from fundl.least_squares._words import (
@@ -90,8 +91,13 @@ def moments(X: Any, Y: Any, weights: Any | None, intercept: bool, centre: tuple[
     if s is not None:
         s = xp.where(finite, s, xp.ones_like(s))
     m, my = centre or (_centre(A, s) if intercept else xp.zeros_like(A[0]) for A in (X, Y))
-    scale, y_scale = _gram.scale_of(X, keep, m), _gram.scale_of(Y, keep, my)
-    high, low = _gram.columns(X, Y, keep, m, my, scale, y_scale, intercept)
+    root = xp.ones_like(X[:, 0])
+    if s is not None:  # most of a weight goes to its row, so that no column is small beside its largest entry
+        root = xp.ldexp(root, (xp.frexp(xp.where(s > 0, s, root))[1] + 1) // 2)
+        s = s / root / root
+    root = xp.where(keep, root, zero)[:, None]
+    scale, y_scale = _gram.scale_of(X, root, m), _gram.scale_of(Y, root, my)
+    high, low = _gram.columns(X, Y, root, m, my, scale, y_scale, intercept)
     return Moments(_gram.words_of(high, low, s), m, my, scale, y_scale, s_scale, weight, finite)
 
 
@@ -125,6 +131,20 @@ def sum_moments(A: Moments, B: Moments) -> Moments:
     return both._replace(gram=sum_words(brought(A), brought(B)), weight=A.weight + B.weight, finite=A.finite & B.finite)
 
 
+def _of_one_size(M: Moments, l2: Any) -> Moments:
+    """With the scale of a column from what is on its diagonal, the penalty included, that no product be lost.
+
+    Where its large rows have small weights, or its penalty is large, that is far from its largest entry.
+    """
+    xp = namespace(M.m)
+    d = M.m.shape[0]
+    length = xp.hypot(xp.sqrt(xp.maximum(xp.diagonal(M.gram[0])[:d], 0)), xp.sqrt(l2 / M.s_scale) / M.scale)
+    limit = 2.0 ** (400 if precision(M.m.dtype) == 53 else 48)
+    ratio = xp.clip(ceil_power_of_two(length), 1 / limit, limit)
+    down = xp.concatenate([1 / ratio, xp.ones((M.gram[0].shape[0] - d,), M.m.dtype)])
+    return M._replace(gram=times(times(M.gram, down[:, None]), down[None, :]), scale=M.scale * ratio)
+
+
 def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Solution:
     """The minimiser, and what is known of it; eps is the rounding unit of the data, which decides the rank."""
     xp = namespace(M.m)
@@ -134,10 +154,11 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     bits = precision(dtype)
     unit = 2.0 ** (4 - 3 * bits)  # of the words, with some to spare
 
-    # The penalty, in the units of the scaled columns; beyond these limits it says no more, but its inverse overflows.
-    penalty = (l2 / M.s_scale) / M.scale / M.scale
+    # The penalty, in the units of the scaled columns; beyond these limits its inverse or its square overflows.
+    M = _of_one_size(M, l2)
+    given = (l2 / M.s_scale) / M.scale / M.scale
     least, most = (2.0**-500, 2.0**900) if bits == 53 else (2.0**-60, 2.0**90)
-    penalty = xp.where(l2 > 0, xp.clip(penalty, least, most), penalty)
+    penalty = xp.where(l2 > 0, xp.clip(given, least, most), given)
     diagonal = xp.concatenate([penalty, xp.zeros((y0 - d + k,), dtype)])
     # X = 0 as one more column: the sweeps turn its corner into the prediction there, which is b, and its variance.
     G = M.gram
@@ -167,22 +188,22 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     inverse = xp.where(swept[:, None] & swept[None, :], -A[0][:d, :d], zero)
     # What is swept and what is not: X_U = X_P F, so that (-F, I) spans the null space, in the units of w.
     F = xp.where(swept[:, None] & ~swept[None, :], A[0][:d, :d] * M.scale[None, :] / M.scale[:, None], zero)
-    projection = _minimum_norm(F, swept)
     to_w = lambda a: times(times(a, M.y_scale[None, :]), 1 / M.scale[:, None])  # noqa: E731
     w_words = to_w(w_hat)
     basic = w_words[0]
     full = rank == d
-    moved = words(mm(projection, w_words[0]))
+    short, off, projection = _minimum_norm(F, swept, basic)
+    moved = words(short)
     w_words = where(full, w_words, moved)
     w_hat = where(full, w_hat, times(times(moved, M.scale[:, None]), 1 / M.y_scale[None, :]))
 
     if intercept:
         at_zero = times(negative(tuple(x[-1, y0:-1] for x in A)), M.y_scale)  # type: ignore[arg-type]
-        # The shortest solution predicts the same at the mean of X, not at 0.
+        b = sum_words(words(M.my), at_zero)[0]
+        # The shortest solution predicts the same at the mean of X, not at 0: there the mean of y.
         mass = xp.where(G[0][d, d] > 0, G[0][d, d], xp.ones_like(G[0][d, d]))
-        mean = M.m + G[0][:d, d] / mass * M.scale
-        moved = mm(mean[None, :], basic - w_words[0])[0]
-        b = sum_words(words(M.my), sum_words(at_zero, words(moved)))[0]
+        mean, mean_y = M.m + G[0][:d, d] / mass * M.scale, M.my + G[0][d, y0:] / mass * M.y_scale
+        b = xp.where(full, b, mean_y - mm(mean[None, :], w_words[0])[0])
     else:
         b = xp.zeros((k,), dtype)
     w = w_words[0]
@@ -219,13 +240,15 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     w_off = lost * mm(xp.abs(inverse[:d, :d]), lengths[:d, None]) * size[None, :]
     rounding = eps / 2 * 1.000001  # of the result, which has the dtype of the data
     w_bound = xp.abs(w) * rounding + w_off * M.y_scale[None, :] / M.scale[:, None]
+    loose = xp.where(full, zero, off)
+    w_bound = w_bound + loose + xp.where(given > most, xp.abs(w).T, zero).T  # of more penalty w is smaller
     if intercept:
         b_off = mm(xp.abs(M.m / M.scale), w_off) + mm(lengths[:d] / lengths[d], w_off) + lost * size / lengths[d]
-        b_bound = xp.abs(b) * rounding + b_off * M.y_scale
+        b_off = b_off * M.y_scale + mm(xp.abs(mean)[None, :], loose)[0]
+        terms = xp.abs(mean_y) + mm(xp.abs(mean)[None, :], xp.abs(w))[0]
+        b_bound = xp.abs(b) * rounding + b_off + xp.where(full, zero, 4 * (d + 2) * eps * terms)
     else:
         b_bound = xp.zeros_like(b)
-    w_bound = xp.where(full, w_bound, w_bound + _loose(w, eps))
-    b_bound = xp.where(full, b_bound, b_bound + _loose(b, eps))
 
     # Digits relative to each coefficient; one so small that its part of y is below rounding counts from there.
     floor = rounding * M.y_scale[None, :] * xp.where(swept, 1 / M.scale, xp.ones_like(M.scale))[:, None]
@@ -235,7 +258,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     digits = xp.maximum(-xp.log10(xp.maximum(ratio, xp.full_like(ratio, rounding))), zero)
 
     # The objective rises by ||A d||^2 for an error d = (dw, db): centred columns times dw, and a shift of all rows.
-    own_loose = xp.where(full, zero, 64 * eps + zero) * mm(root(reference)[None, :], xp.abs(w_hat[0]))[0]
+    own_loose = mm((root(reference) * M.scale)[None, :], loose)[0] / M.y_scale
     value = M.s_scale * M.y_scale**2
     moved = mm(root(reference)[None, :], w_off + xp.abs(w_hat[0]) * rounding)[0] + own_loose
     slide = (mm(xp.abs(M.m)[None, :], w_bound)[0] + b_bound) if intercept else xp.zeros_like(b)
@@ -278,23 +301,41 @@ def _border(A: Any, v: Any, c: Any) -> Any:
     return xp.concatenate([top, xp.concatenate([v, c[None]])[None, :]], axis=0)
 
 
-def _loose(v: Any, eps: float) -> Any:
-    """For the projection onto the shortest solution, which is done in plain floats."""
-    xp = namespace(v)
-    return xp.full_like(v, 1.0) * (256 * eps * xp.max(xp.abs(v)))
+def _minimum_norm(F: Any, swept: Any, basic: Any) -> tuple[Any, Any, Any]:
+    """The shortest of all w that predict what `basic` does, which is 0 where not swept; a bound of its rounding errors;
+    and the projection onto all shortest ones.
 
-
-def _minimum_norm(F: Any, swept: Any) -> Any:
-    """The orthogonal projection (d, d) onto the complement of the null space spanned by (-F, I)."""
+    They are those with B w = w_P, where B = (I, F) and w_P is what is swept of `basic`: the shortest is Q R^-T w_P with
+    B^T = Q R. With the rows in the order of their size Householder's QR loses little of any (Cox and Higham, BIT 38
+    (1998), 34-44), so the error is small beside w; that of a projection is small beside w_P, which may be far longer.
+    """
     xp = namespace(F)
     d = F.shape[0]
     eye = xp.eye(d, dtype=F.dtype)
-    N = xp.where(swept[None, :], xp.zeros((), F.dtype), eye - F)
-    # The columns of zeros (of the swept) go last, where the arbitrary directions they are given are left out.
-    N = xp.take(xp.where(xp.isfinite(N), N, xp.zeros_like(N)), xp.argsort(swept), axis=1)
-    Q, _ = xp.linalg.qr(N)
-    Q = xp.where(xp.arange(d)[None, :] < d - xp.sum(swept), Q, xp.zeros_like(Q))
-    return eye - mm(Q, Q.T)
+    B = xp.where(swept[None, :], eye + F.T, xp.zeros((), F.dtype))
+    B = xp.where(xp.isfinite(B), B, xp.zeros_like(B))
+    largest = xp.where(swept, xp.max(xp.abs(B), axis=0), xp.ones((), F.dtype))
+    B = B / largest[None, :]
+    # The columns of zeros go last, where the arbitrary directions that they are given are left out.
+    rows, columns = xp.argsort(-xp.max(xp.abs(B), axis=1)), xp.argsort(~swept)
+    there = xp.arange(d) < xp.sum(swept)
+    Q, R = xp.linalg.qr(xp.take(xp.take(B, rows, axis=0), columns, axis=1))
+    Q = xp.take(xp.where(there[None, :], Q, xp.zeros_like(Q)), xp.argsort(rows), axis=0)
+    inverse = _inverse_of_upper(xp.where(there[None, :], R, eye))
+    w_P = xp.take(basic / largest[:, None], columns, axis=0)
+    v = mm(inverse.T, w_P)
+    w = mm(Q, v)
+    # An error E of B^T, of a size r_j in row j, moves w by -B^+ E^T w and by the projection of E (B B^T)^-1 w_P off B.
+    r = xp.max(xp.abs(B), axis=1)[:, None]
+    along = mm(xp.abs(mm(Q, inverse.T)), xp.sum(r * xp.abs(w), axis=0)[None, :] + xp.abs(w_P))
+    across = (r + mm(xp.abs(Q), mm(xp.abs(Q).T, r))) * xp.sum(xp.abs(mm(inverse, v)), axis=0)[None, :]
+    off = 8 * float(np.finfo(F.dtype).eps) * (along + across + xp.abs(w))
+    return w, off, mm(Q, Q.T)
+
+
+def _inverse_of_upper(R: Any) -> Any:
+    eye = namespace(R).eye(len(R), dtype=R.dtype)
+    return inverse_of_lower(R.T).T if namespace(R) is np else jax.scipy.linalg.solve_triangular(R, eye)
 
 
 def _condition(H: Any, inverse: Any, reference: Any) -> Any:

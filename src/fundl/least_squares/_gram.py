@@ -32,20 +32,18 @@ def plan(n: int, dtype: Any) -> tuple[int, int, int]:
     return rows, width, -(-3 * bits // width)
 
 
-def columns(X: Any, Y: Any, keep: Any, m: Any, my: Any, scale: Any, y_scale: Any, intercept: bool) -> tuple[Any, Any]:
-    """Z and its rounding errors: shifted, scaled by powers of two (exactly), the rows not kept set to 0."""
+def columns(X: Any, Y: Any, root: Any, m: Any, my: Any, scale: Any, y_scale: Any, intercept: bool) -> tuple[Any, Any]:
+    """Z and its rounding errors: shifted, scaled by powers of two (exactly), and the rows by root (n, 1), some by 0."""
     xp = namespace(X)
-    zero = xp.zeros((), X.dtype)
     high, low = [], []
     for A, shift, factor in ((X, m, scale), (Y, my, y_scale)):
         # Where factor overflows or underflows the product of A and factor does not: the largest entry becomes 1.
         s, e = two_sum(A / factor[None, :], -(shift / factor)[None, :])
-        high.append(xp.where(keep[:, None], s, zero))
-        low.append(xp.where(keep[:, None], e, zero))
+        high.append(s * root)
+        low.append(e * root)
     if intercept:
-        one = keep.astype(X.dtype)[:, None]
-        high.insert(1, one)
-        low.insert(1, xp.zeros_like(one))
+        high.insert(1, root)
+        low.insert(1, xp.zeros_like(root))
     return xp.concatenate(high, axis=1), xp.concatenate(low, axis=1)
 
 
@@ -133,10 +131,9 @@ def combine(sums: tuple[Any, Any], width: int, count: int) -> Words:
     return jax.lax.scan(step, words(jnp.zeros((p, q), sums[0].dtype)), terms)[0]
 
 
-def scale_of(A: Any, keep: Any, shift: Any) -> Any:
-    """The power of two above the largest entry of each column of A - shift."""
-    xp = namespace(A)
-    largest = xp.max(xp.where(keep[:, None], xp.abs(A - shift[None, :]), xp.zeros((), A.dtype)), axis=0)
+def scale_of(A: Any, root: Any, shift: Any) -> Any:
+    """The power of two above the largest entry of each column of A - shift, its rows times root (n, 1)."""
+    largest = namespace(A).max(abs(A - shift[None, :]) * root, axis=0)
     return ceil_power_of_two(largest) * 2
 
 

@@ -143,9 +143,9 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
     X, Y = xp.where(keep, X, zero), xp.where(keep, Y, zero)
     weight = xp.sum(s)
     share = s / xp.where(weight > 0, weight, one)
-    c, cy = (mm(share[None, :], A)[0] if intercept else xp.zeros_like(A[0]) for A in (X, Y))
-    # A second time: the first mean is rounded.
-    c, cy = (v + mm(share[None, :], xp.where(keep, A - v[None, :], zero))[0] for v, A in ((c, X), (cy, Y)))
+    c, cy = xp.zeros_like(X[0]), xp.zeros_like(Y[0])
+    for _ in range(2 if intercept else 0):  # the first mean is rounded
+        c, cy = (v + mm(share[None, :], xp.where(keep, A - v[None, :], zero))[0] for v, A in ((c, X), (cy, Y)))
     Z, T = (xp.where(keep, A - v[None, :], zero) for A, v in ((X, c), (Y, cy))) if intercept else (X, Y)
     root = xp.sqrt(s)[:, None]
     own = xp.sum((root * Z) ** 2, axis=0) + l2
@@ -155,7 +155,9 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
         corner = np.diag(np.sqrt(l2) / size)
         _, sigma, Vt = np.linalg.svd(np.concatenate([A, corner]) if l2 > 0 else A, full_matrices=False)
         live = sigma > max(X.shape) * 2.3e-16 * sigma.max(initial=0.0)
-        M = Vt[live] / sigma[live][:, None] / size
+        # Of all that fit alike the shortest: with size V = Q R the inverse of U Sigma V^T size is Q R^-T Sigma^-1 U^T.
+        Q, R = np.linalg.qr(size[:, None] * Vt[live].T)
+        M = Vt / sigma[:, None] / size if live.all() else np.linalg.solve(R, Q.T) / sigma[live][:, None]
     else:
         varies = own > 0
         M = inverse_factor(mm(A.T, A) + jnp.diag(jnp.where(varies, l2 / size**2, 1.0)))

@@ -12,6 +12,7 @@ from fundl._types import Array, ArrayLike
 
 Tree = TypeVar("Tree")
 SHORT = {"i": np.dtype(np.int32), "b": np.dtype(bool)}
+WHOLE = 1 << 24  # float32 holds all whole numbers up to it
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -55,7 +56,11 @@ def as_array(name: str, x: ArrayLike) -> Any:
     x = _check.readable(name, x)
     if isinstance(x, np.ndarray) and x.dtype in FLOATS:
         return np.asarray(x)  # a memory map stays one
-    return _check.array(name, x)
+    x = _check.array(name, x)
+    if x.dtype.kind in "iu" and x.dtype.itemsize >= 4 and _check.on_host(x):
+        v = np.asarray(x, np.float64)
+        return v if np.abs(v).max(initial=0) > WHOLE else x
+    return x
 
 
 def held(dtype: Any) -> Any:

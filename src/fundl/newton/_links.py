@@ -78,9 +78,9 @@ def spread(z: Array) -> Array:
 
 
 def recession(dz: Array, Y: Array) -> Array:
-    """How far a label of row i, however small its share, falls behind along dz: max_l dz_il - dz_ik with y_ik > 0; (n,).
+    """How far a label, however small its share, falls behind along dz: max over k with y_ik > 0 of max_l dz_il - dz_ik.
 
-    It is 0 for all rows exactly when no loss ever grows along dz: when dz separates the classes.
+    Shape (n,). It is 0 for all rows exactly when no loss ever grows along dz: when dz separates the classes.
     """
     if dz.shape[1] == 1:
         v, y = dz[:, 0], Y[:, 0]
