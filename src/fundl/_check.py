@@ -16,26 +16,10 @@ import numpy as np
 from fundl._types import Array, ArrayLike
 
 __all__ = [
-    "array",
-    "choice",
-    "concrete",
-    "examples",
-    "flag",
-    "floats",
-    "labels",
-    "nonnegative",
-    "on_host",
-    "option",
-    "ordinary",
-    "penalty",
-    "per_example_weights",
-    "readable",
-    "regression",
-    "same_shape",
-    "seen",
-    "whole",
+    "array", "choice", "concrete", "examples", "flag", "floats", "labels", "nonnegative", "number", "on_host", "option",
+    "ordinary", "penalty", "per_example_weights", "readable", "regression", "same_shape", "seen", "whole",
     "within_integers",
-]
+]  # fmt: skip
 
 REDUCTIONS = ("mean", "sum", "none")
 
