@@ -19,8 +19,8 @@ def minimum_norm(F: Any, swept: Any, basic: Any) -> tuple[Any, Any, Any]:
 
     Returns a bound of its rounding errors too, and the projection onto all shortest ones.
 
-    They are those with B w = w_P, where B = (I, F) and w_P is what is swept of `basic`; Q R^-T w_P, with B^T = Q R, is the
-    shortest. With the rows in the order of their size Householder's QR loses little of any (Cox and Higham, BIT 38
+    They are those with B w = w_P, where B = (I, F) and w_P is what is swept of `basic`. With B^T = Q R the shortest is
+    Q R^-T w_P. With the rows in the order of their size Householder's QR loses little of any (Cox and Higham, BIT 38
     (1998), 34-44), so the error is small beside w; that of a projection is small beside w_P, which may be far longer.
     """
     xp = namespace(F)
