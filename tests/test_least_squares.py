@@ -451,6 +451,20 @@ def test_rows_sharded_over_a_mesh(kind):
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-7)
 
 
+@pytest.mark.large
+@pytest.mark.parametrize(("of_X", "of_Y"), [(("a",), ("a", "b")), ((), ("a",)), ((None, "b"), ("b",))])
+def test_data_split_over_a_mesh_in_any_way(of_X, of_Y):
+    """Targets, columns, or rows of one of them only: what is not alike is brought to the rows that are split."""
+    rng = np.random.default_rng(2)
+    X, Y = rng.normal(size=(16, 4)), rng.normal(size=(16, 4))
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    placed = [
+        jax.device_put(v, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))
+        for v, spec in ((X, of_X), (Y, of_Y))
+    ]
+    np.testing.assert_allclose(flat(lr.fit(*placed).params), flat(lr.fit(X, Y).params), rtol=1e-14)
+
+
 # Batches
 
 

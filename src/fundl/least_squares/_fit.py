@@ -12,7 +12,7 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _constant, _exact, _plain, _spectral
-from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import by_rows, held, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace
 
 METHODS = ("auto", "exact")
@@ -100,6 +100,7 @@ def _moments(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, intercept: bool
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _jitted(X: Array, Y: Array, l2: Array, weights: Array | None, intercept: bool, single: bool) -> Fit:
+    X, Y, weights = by_rows(X, Y, weights)
     return package(_solution(X, Y, l2, weights, intercept), single, X.dtype)
 
 

@@ -1,11 +1,11 @@
 """What least squares accepts, the refusals, and the way to numpy and back."""
 
-import functools
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fundl import _check
 from fundl._types import Array, ArrayLike
@@ -79,26 +79,32 @@ def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
     return penalty.astype(held(dtype))
 
 
+def by_rows(*arrays: Array | None) -> tuple[Any, ...]:
+    """On an Explicit mesh with their rows split as those of the first that are, and all columns on each device."""
+    shardings = [jax.typeof(v).sharding for v in arrays if v is not None]
+    mesh = next((s.mesh for s in shardings if not s.mesh.empty and s.mesh.are_all_axes_explicit), None)
+    if mesh is None:
+        return arrays
+    rows = next((s.spec[0] for s in shardings if len(s.spec) and s.spec[0] is not None), None)
+    spec = NamedSharding(mesh, PartitionSpec(rows))
+    return tuple(None if v is None else jax.sharding.reshard(v, spec) for v in arrays)
+
+
 def to_host(*arrays: Array | None) -> list[Any]:
     """The same as numpy's float64."""
     return [None if x is None else np.asarray(x, np.float64) for x in arrays]
 
 
 def to_device(tree: Tree, dtype: Any) -> Tree:
-    """numpy's arrays as jax arrays, the floats in `dtype`; they travel as one vector, which is an array's cost."""
+    """numpy's arrays as jax arrays, the floats in `dtype`, all in one call; copies, as jax may take their memory."""
     dtype = held(dtype)
-    leaves, structure = jax.tree.flatten(tree)
-    shapes = tuple((v.shape, SHORT.get(v.dtype.kind, dtype)) for v in leaves)
     with np.errstate(all="ignore"):
-        vector = np.concatenate([v.reshape(-1) for v in leaves]).astype(dtype)
-    return jax.tree.unflatten(structure, _cut(vector, shapes))
+        return _handed_over(jax.tree.map(lambda v: np.array(v, SHORT.get(v.dtype.kind, dtype)), tree))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _cut(vector: Array, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[Array]:
-    ends = np.cumsum([int(np.prod(shape)) for shape, _ in shapes])
-    starts = [0, *ends[:-1]]
-    return [vector[i:j].reshape(shape).astype(dtype) for i, j, (shape, dtype) in zip(starts, ends, shapes, strict=True)]
+@jax.jit
+def _handed_over(tree: Tree) -> Tree:
+    return tree
 
 
 def _good(w: np.ndarray) -> bool:

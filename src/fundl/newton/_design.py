@@ -1,12 +1,14 @@
 """The design matrix inside a fit: centred, scaled by powers of two, with a column of ones; and its null space."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._types import Array
+from fundl.least_squares._words import namespace
 
 
 class Design(NamedTuple):
@@ -26,41 +28,47 @@ class Design(NamedTuple):
     rank: Array
 
 
-def shift_and_scale(X: Array, s: Array, intercept: bool) -> tuple[Array, Array]:
-    """m and scale: weighted means, and powers of two near the weighted root mean squares; constants to autodiff."""
-    X, s = jax.lax.stop_gradient((X, s))
+def shift_and_scale(X: Any, s: Any, intercept: bool) -> tuple[Any, Any]:
+    """m and scale: weighted means, and powers of two near the weighted root mean squares; constants to autodiff.
+
+    Of NumPy's arrays in NumPy.
+    """
+    xp = namespace(X)
+    X, s = (X, s) if xp is np else jax.lax.stop_gradient((X, s))
     keep = (s > 0)[:, None]
-    zero = jnp.zeros((), X.dtype)
-    total = jnp.sum(s)
-    low = jnp.min(jnp.where(keep, X, jnp.full_like(X, jnp.inf)), axis=0)
-    high = jnp.max(jnp.where(keep, X, jnp.full_like(X, -jnp.inf)), axis=0)
-    m = jnp.zeros_like(low)
+    zero = xp.zeros((), X.dtype)
+    total = xp.sum(s)
+    low = xp.min(xp.where(keep, X, xp.full_like(X, xp.inf)), axis=0)
+    high = xp.max(xp.where(keep, X, xp.full_like(X, -xp.inf)), axis=0)
+    m = xp.zeros_like(low)
     if intercept:
         share = (s / total)[:, None]
         # Twice: the mean of what the first mean left is free of the rounding that a large offset brings.
-        m = jnp.sum(jnp.where(keep, share * X, zero), axis=0)
-        m = m + jnp.sum(jnp.where(keep, share * (X - m[None, :]), zero), axis=0)
-        m = jnp.clip(m, low, high)  # so that a constant column is exactly 0
-    largest = jnp.maximum(jnp.maximum(high - m, m - low), zero)
+        m = xp.sum(xp.where(keep, share * X, zero), axis=0)
+        m = m + xp.sum(xp.where(keep, share * (X - m[None, :]), zero), axis=0)
+        m = xp.clip(m, low, high)  # so that a constant column is exactly 0
+    largest = xp.maximum(xp.maximum(high - m, m - low), zero)
     largest = power_of_two(largest)
-    U = jnp.where(keep, (X - m[None, :]) / largest[None, :], zero)
-    square = jnp.sum(s[:, None] / total * U * U, axis=0)
-    return m, largest * power_of_two(jnp.sqrt(square))
+    U = xp.where(keep, (X - m[None, :]) / largest[None, :], zero)
+    square = xp.sum(s[:, None] / total * U * U, axis=0)
+    return m, largest * power_of_two(xp.sqrt(square))
 
 
-def power_of_two(x: Array) -> Array:
+def power_of_two(x: Any) -> Any:
     """The power of two at or below x > 0; 1 for 0 and for what is not finite."""
-    usable = jnp.isfinite(x) & (x > 0)
-    _, e = jnp.frexp(jnp.where(usable, x, jnp.ones_like(x)))
-    return jnp.where(usable, jnp.ldexp(jnp.ones_like(x), e - 1), jnp.ones_like(x))
+    xp = namespace(x)
+    usable = xp.isfinite(x) & (x > 0)
+    _, e = xp.frexp(xp.where(usable, x, xp.ones_like(x)))
+    return xp.where(usable, xp.ldexp(xp.ones_like(x), e - 1), xp.ones_like(x))
 
 
-def standardise(X: Array, s: Array, m: Array, scale: Array, intercept: bool) -> Array:
+def standardise(X: Any, s: Any, m: Any, scale: Any, intercept: bool) -> Any:
     """Z (n, d + 1); rows of weight 0 are 0, whatever they hold. Without intercept the last column is 0."""
+    xp = namespace(X)
     keep = s > 0
-    Z = jnp.where(keep[:, None], (X - m[None, :]) / scale[None, :], jnp.zeros((), X.dtype))
-    ones = (keep if intercept else jnp.zeros_like(keep)).astype(X.dtype)
-    return jnp.concatenate([Z, ones[:, None]], axis=1)
+    Z = xp.where(keep[:, None], (X - m[None, :]) / scale[None, :], xp.zeros((), X.dtype))
+    ones = (keep if intercept else xp.zeros_like(keep)).astype(X.dtype)
+    return xp.concatenate([Z, ones[:, None]], axis=1)
 
 
 def design(X: Array, s: Array, l2: Array, intercept: bool, sparse: bool) -> Design:

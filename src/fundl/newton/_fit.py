@@ -69,7 +69,7 @@ def fit(
         numbers.append(value.astype(X.dtype))
     sparse = not (_check.concrete(l1) and float(l1) == 0)  # type: ignore[arg-type]
     if weights is not None:
-        _check.refuse_where(lambda v: ~jnp.any(v > 0)[None], "weights", weights, "must not all be 0")
+        _check.refuse_where(lambda v: ~(v > 0).any(keepdims=True), "weights", weights, "must not all be 0")
     s = jnp.ones_like(X[:, 0]) if weights is None else weights
     if method == "auto":
         method = _choose(X.shape[1], Y.shape[1], sparse, _check.concrete(l2) and float(l2) == 0)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from fundl import _check
+from fundl.newton._design import power_of_two
 from fundl.newton._passes import LARGE, N, Rows
 
 
@@ -163,9 +164,3 @@ def _standardised(X: N, y: N, s: N | None, k: int, soft: bool, intercept: bool) 
     U /= scale
     Z[:, -1] = float(intercept)
     return rows._replace(X=Z), m, scale
-
-
-def power_of_two(x: N) -> N:
-    usable = np.isfinite(x) & (x > 0)
-    _, e = np.frexp(np.where(usable, x, 1.0))
-    return np.where(usable, np.ldexp(1.0, e - 1), 1.0)

@@ -18,9 +18,6 @@ ENTRIES = 1 << 18  # logits of the lanes that step together: many share what a c
 FEW = 32  # lanes that are not split among processors
 EPS = float(np.finfo(np.float64).eps)
 
-_shift_and_scale = jax.jit(shift_and_scale, static_argnums=2)
-_standardise = jax.jit(standardise, static_argnums=4)
-
 
 def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple[Ends, Ends]:
     """The ends of the replicates and, with folds, of the fits to all rows; lanes without a proof are fitted alone."""
@@ -29,8 +26,8 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
     X, Y = clean(host)
     train, score, l2, targets = rows.train, rows.score, host.l2, np.ascontiguousarray(Y.T)
     mean = train[: max(rows.first, 1)].mean(axis=0)
-    shift, scaling = _shift_and_scale(X, mean, intercept)
-    Z, centre, scale = (np.asarray(v) for v in (_standardise(X, mean, shift, scaling, intercept), shift, scaling))
+    centre, scale = shift_and_scale(X, mean, intercept)
+    Z = standardise(X, mean, centre, scale, intercept)
     shared = _concrete_lanes.shared(Z, scale)
 
     which, parent, first = parents(rows, len(l2), len(targets))

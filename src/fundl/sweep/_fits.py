@@ -47,8 +47,8 @@ def logistic(
     How: all lanes step together (see the module `_lanes`); those that this does not bring to a proven optimum
     (separable without penalty, dependent columns, l1, many columns) are fitted one after another, as
     `logistic_regression.fit` does, with its statuses and its separating directions. Concrete data go through NumPy, on
-    all processors, and are not compiled (but l1 on small data, and fits that have no minimum); traced data are one
-    program.
+    all processors, and are not compiled (but l1 on small data, fits that have no minimum and, without
+    jax_enable_x64, the objectives of the rounded parameters); traced data are one program.
     `certificate.suboptimality` bounds f - minimum by strong convexity, or as the separate fit does.
     intercept, tol, max_steps: as in `logistic_regression.fit`. X is taken in the dtype that JAX holds: without
     jax_enable_x64 float64 arrays of NumPy are rounded to float32 first, where the separate fits read them as they are.

@@ -47,7 +47,7 @@ def given(
     held = None if folds is None else _held(folds, n)
     if held is not None:
         mass = (s[:, None, :] > 0) & ~held[None]
-        _check.refuse_where(lambda v: ~jnp.any(v, axis=2), "folds", mass, "must leave rows of weight > 0 to train on")
+        _check.refuse_where(lambda v: ~v.any(axis=2), "folds", mass, "must leave rows of weight > 0 to train on")
     found = Given(X, Y, s, held, *wide)
     if all(_check.concrete(v) for v in jax.tree.leaves(found)):
         return found, sparse
@@ -78,21 +78,21 @@ def _weights(weights: ArrayLike | None, n: int, dtype: Any) -> Any:
             f"weights must have one entry for each example, shape ({n},), or a row for each replicate, (r, {n}); "
             f"got {s.shape}."
         )
-    s = jnp.atleast_2d(s)
-    _check.refuse_where(lambda v: ~((v >= 0) & jnp.isfinite(v)), "weights", s, "must be finite and not negative")
-    _check.refuse_where(lambda v: ~jnp.any(v > 0, axis=1), "weights", s, "must not all be 0 in any replicate")
-    return s.astype(dtype)
+    s = s.reshape(-1, n)
+    _check.refuse_where(lambda v: ~((v >= 0) & (v < np.inf)), "weights", s, "must be finite and not negative")
+    _check.refuse_where(lambda v: ~(v > 0).any(axis=1), "weights", s, "must not all be 0 in any replicate")
+    return np.asarray(s, dtype) if _check.on_host(s) else s.astype(dtype)
 
 
-def _held(folds: Any, n: int) -> Array:
+def _held(folds: Any, n: int) -> Any:
     """(k, n) booleans: the rows that each fold holds out."""
     if isinstance(folds, (int, np.integer)) and not isinstance(folds, bool):
         if not 2 <= folds <= n:
             raise ValueError(f"folds must be at least 2 and at most the number of rows, {n}; got {folds}.")
-        return jnp.arange(n)[None, :] % folds == jnp.arange(folds)[:, None]
+        return np.arange(n)[None, :] % folds == np.arange(folds)[:, None]
     held = _check.array("folds", folds)
     if held.ndim == 2 and held.dtype == jnp.bool_ and held.shape[1] == n and held.shape[0] > 0:
-        _check.refuse_where(lambda v: ~jnp.any(v, axis=1), "folds", held, "must hold a row in each fold")
+        _check.refuse_where(lambda v: ~v.any(axis=1), "folds", held, "must hold a row in each fold")
         return held
     if held.shape != (n,) or not jnp.issubdtype(held.dtype, jnp.integer):
         raise ValueError(
@@ -111,4 +111,4 @@ def _held(folds: Any, n: int) -> Array:
             f"negative fold {of.min()}" if of.min() < 0 else f"no row in fold {missing[0]}" if missing else "one fold"
         )
         raise ValueError(f"folds must number the folds 0, 1, ... k-1 with k at least 2; got {what}.")
-    return jnp.asarray(of[None, :] == np.arange(k)[:, None])
+    return of[None, :] == np.arange(k)[:, None]
