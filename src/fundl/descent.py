@@ -17,6 +17,7 @@ import optax
 from fundl import _check
 from fundl._result import Status, check_status, status_of
 from fundl._types import Array, ArrayLike
+from fundl.norms import l2_of_leaves
 
 __all__ = ["Result", "State", "minimize"]
 
@@ -48,9 +49,9 @@ class Result:
 
     Attributes:
         params: the parameters reached; the last finite ones when the descent met a NaN or an infinity.
-        history: the loss before each update (of the batch, with batches). Its length is the steps taken; inside a
-            trace it is the steps asked for, with NaN after the stop.
-        gradient_norms: the Euclidean norm of the gradient at the same points.
+        history: the loss before each update, and that at which the descent stopped (of the batch, with batches).
+            Inside a trace its length is the steps asked for, with NaN after the stop.
+        gradient_norms: the Euclidean norm of the gradient at the same points; inf where the gradient is NaN.
         state: to resume from.
         code: the status as an int32 array; read it through `status`.
         tol: the tolerance that was asked for, or None.
@@ -83,9 +84,9 @@ class Result:
     def __str__(self) -> str:
         if isinstance(self.code, jax.core.Tracer) or self.code.ndim:
             return f"Result(traced or batched, params={jax.tree.structure(self.params)})"
-        taken = self.history.shape[0]
-        ends = f": loss {float(self.history[0]):.6g} -> {float(self.history[-1]):.6g}" if taken else ""
-        return f"Result: {self.status.name} after {taken} steps{ends}"
+        taken = self.history.shape[0] - (self.status != Status.max_steps)
+        ends = f"{float(self.history[0]):.6g} -> {float(self.history[-1]):.6g}"
+        return f"Result: {self.status.name} after {taken} steps: loss {ends}"
 
 
 def minimize(
@@ -147,7 +148,11 @@ def minimize(
             raise ValueError("batch_size needs data=(X, y, ...): arrays with one row for each example.")
         if key is None and (state is None or state.key is None):
             raise ValueError("batch_size needs key=jax.random.key(seed), which shuffles the rows.")
-    functions = _value_and_gradient(loss, gradient, value_and_gradient)
+    if value_and_gradient is not None and gradient is not None:
+        raise TypeError("Give gradient= or value_and_gradient=, not both.")
+    if value_and_gradient is None and not callable(loss):
+        raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
+    functions = loss, gradient, value_and_gradient  # a hashable key of the compiled program
     if isinstance(optimizer, optax.GradientTransformation):
         transformation, eta = optimizer, None
     else:
@@ -167,8 +172,8 @@ def minimize(
         state, history, norms, code = run(steps, eta, tol, tuple(arrays.values()), state)
     if not any(isinstance(x, jax.core.Tracer) for x in (code, history)):
         # The loop returns as many entries as steps asked for; outside a trace the tail without steps is cut off.
-        taken = int(jnp.sum(~jnp.isnan(norms))) if tol is not None or int(code) == Status.non_finite else steps
-        history, norms = history[:taken], norms[:taken]
+        seen = int(jnp.sum(~jnp.isnan(norms))) if tol is not None or int(code) == Status.non_finite else steps
+        history, norms = history[:seen], norms[:seen]
     return Result(state.params, history, norms, state, code, tol)
 
 
@@ -196,21 +201,27 @@ def _run(
                 extra = {"value": J, "grad": g, "value_fn": lambda p: _evaluate(functions, p, batch)[0]}
                 advanced = optax.with_extra_args_support(transformation)
                 updates, opt_state = advanced.update(g, state.opt_state, state.params, **extra)
-        finite = jnp.isfinite(optax.tree.norm(updates))
         moved = optax.apply_updates(state.params, updates)
+        # 0 times what is not finite is NaN; no sum of finite entries overflows here.
+        finite = jnp.stack([jnp.isfinite(jnp.sum(0 * v)) for v in jax.tree.leaves(moved)]).all()
         params = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state.params)
         code = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
         return State(params, opt_state, state.step + finite.astype(jnp.int32), state.key), code
+
+    def measured(params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any, Array]:
+        """The loss, its gradient and the norm of that; inf where it is NaN, which stands for no step at all."""
+        J, g = _evaluate(functions, params, batch)
+        if J.ndim:
+            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
+        norm = l2_of_leaves(g)
+        return J, g, jnp.where(jnp.isnan(norm), jnp.full_like(norm, jnp.inf), norm)
 
     def advance(carry: Any) -> tuple[Any, tuple[Array, Array]]:
         state, order, code = carry
         if batch_size is not None:
             order = _order(data, order, state, batch_size)
         batch = data if batch_size is None else _batch(data, order, state.step, batch_size)
-        J, g = _evaluate(functions, state.params, batch)
-        if J.ndim:
-            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
-        norm = optax.tree.norm(g).astype(J.dtype)
+        J, g, norm = measured(state.params, batch)
         finite = jnp.isfinite(J) & jnp.isfinite(norm)
         found = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
         if stops:
@@ -223,10 +234,8 @@ def _run(
         state, code = jax.lax.cond(
             found == Status.max_steps, lambda s: update(s, g, J, batch), lambda s: (s, found), state
         )
-        missing = jnp.full_like(J, jnp.nan)  # what every step after a stop leaves in the history
-        return (state, order, code), (jnp.where(running, J, missing), jnp.where(running, norm, missing))
+        return (state, order, code), (_if(running, J), _if(running, norm))  # NaN after a stop
 
-    dtype = jax.eval_shape(lambda p: _evaluate(functions, p, data)[0], state.params).dtype
     order = None
     if batch_size is not None:
         order = _order(data, None, state, batch_size)
@@ -240,9 +249,10 @@ def _run(
         carry, (J, norm) = advance(carry)
         return i + 1, carry, history.at[i].set(J), norms.at[i].set(norm)
 
-    empty = jnp.full((steps,), jnp.nan, dtype)
+    shapes = jax.eval_shape(measured, state.params, data)
+    empty = tuple(jnp.full((steps,), jnp.nan, shapes[i].dtype) for i in (0, 2))
     _, (state, _, code), history, norms = jax.lax.while_loop(
-        lambda loop: (loop[0] < steps) & (loop[1][2] == Status.max_steps), body, (jnp.int32(0), carry, empty, empty)
+        lambda loop: (loop[0] < steps) & (loop[1][2] == Status.max_steps), body, (jnp.int32(0), carry, *empty)
     )
     return state, history, norms, code
 
@@ -271,15 +281,8 @@ def _run_with_progress(
     return state, histories, norms, code
 
 
-def _value_and_gradient(
-    loss: Loss | None, gradient: Loss | None, both: Callable[..., tuple[Array, Any]] | None
-) -> tuple[Loss | None, Loss | None, Any]:
-    """The functions as a hashable key of the compiled program."""
-    if both is not None and gradient is not None:
-        raise TypeError("Give gradient= or value_and_gradient=, not both.")
-    if both is None and not callable(loss):
-        raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
-    return loss, gradient, both
+def _if(running: Array, x: Array) -> Array:
+    return jnp.where(running, x, jnp.full_like(x, jnp.nan))
 
 
 def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any]:
