@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fundl import losses, mlp
+from fundl import descent, losses, mlp
 
 DATA = np.random.default_rng(0)
 SHAPES = [((20, 16, 3), 8), ((64, 128, 128, 64, 10), 256), ((784, 256, 128, 10), 128), ((32,) * 7, 1024)]
@@ -157,6 +157,29 @@ def test_training_is_repeatable_and_learns():
     weighted = mlp.fit(params, X.at[0].set(jnp.nan), y, weights=jnp.ones(256).at[0].set(0), **options)
     assert jnp.isfinite(weighted.history).all()
     assert float((mlp.predict(weighted.params, X).astype(y.dtype) == y).mean()) > 0.95
+
+
+@pytest.mark.large
+@pytest.mark.parametrize(
+    ("dtype", "weights"), [("float16", [1e5, 2e5]), ("float16", [1e-8, 2e-8]), ("bfloat16", [257.0, 1.0])]
+)
+def test_fit_weighs_as_the_loss_does(dtype: str, weights):
+    params = mlp.init(jax.random.key(7), [2, 3, 2], dtype=dtype)
+    X, y, w = jnp.asarray([[1, 2], [3, -1]], dtype), jnp.array([0, 1]), jnp.array(weights)
+    result = mlp.fit(params, X, y, weights=w, optimizer=0.0, steps=1, batch_size=None)
+    np.testing.assert_allclose(result.history, [mlp.loss(params, X, y, weights=w)], rtol=1e-6)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_default_optimiser_learns_in_every_dtype_and_is_compiled_once(dtype: str):
+    params = mlp.init(jax.random.key(8), [2, 3, 2], dtype=dtype)
+    X, y = jnp.asarray(DATA.normal(size=(32, 2)), dtype), jnp.asarray(DATA.integers(0, 2, 32))
+    result = mlp.fit(params, X, y, steps=20).check()
+    assert result.history[-1] < result.history[0]
+    programs = descent._run._cache_size()
+    mlp.fit(params, X, y, steps=20)
+    assert descent._run._cache_size() == programs
 
 
 def test_refusals():

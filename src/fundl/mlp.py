@@ -204,11 +204,12 @@ def fit(
     """
     X, y = _check.array("X", X), _check.array("y", y)
     n = _check.examples(X=X, y=y)
-    w = _check.per_example_weights(weights, (n,), params.layers[0].W.dtype)
+    dtype = _check.compute_dtype(params.layers[0].W)
+    w = _check.per_example_weights(weights, (n,), dtype)
     _check.finite("X", X, w)
     # Labels and shapes are refused here, where their values can be seen: the loop can only mark them with NaN.
     network, _ = _network(params, loss)
-    network.loss.forward(jnp.zeros((n, params.layers[-1].b.shape[0]), params.layers[0].W.dtype), y, weights=w)
+    network.loss.forward(jnp.zeros((n, params.layers[-1].b.shape[0]), dtype), y, weights=w)
     if batch_size is not None:
         batch_size = min(batch_size, n)
         key = jax.random.key(0) if key is None else key
@@ -217,7 +218,7 @@ def fit(
         params,
         data=(X, y) if w is None else (X, y, w),
         value_and_gradient=_objective(loss),
-        optimizer=optax.adam(1e-3) if optimizer is None else optimizer,
+        optimizer=_adam(max(map(_smallest, jax.tree.leaves(params)))) if optimizer is None else optimizer,
         steps=steps,
         batch_size=batch_size,
         key=key,
@@ -233,6 +234,16 @@ def _objective(name: Loss) -> Callable[..., tuple[Array, Params]]:
         return value_and_gradient(params, X, y, loss=name, weights=weights)
 
     return objective
+
+
+@lru_cache(maxsize=8)
+def _adam(eps: float) -> optax.GradientTransformation:
+    """One optimiser object, for the same reason; in float16 optax's eps of 1e-8 is 0, and 0 / 0 its first update."""
+    return optax.adam(1e-3, eps=max(1e-8, eps))
+
+
+def _smallest(p: ArrayLike) -> float:
+    return float(jnp.finfo(_check.common_dtype(_check.array("params", p))).tiny)
 
 
 def _several_classes(params: Params) -> None:
