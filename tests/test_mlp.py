@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fundl import descent, losses, mlp
+from fundl import activations, descent, losses, mlp
 
 DATA = np.random.default_rng(0)
 SHAPES = [((20, 16, 3), 8), ((64, 128, 128, 64, 10), 256), ((784, 256, 128, 10), 128), ((32,) * 7, 1024)]
@@ -192,6 +192,13 @@ def test_refusals():
         mlp.init(key, [3, 0, 2])
     with pytest.raises(ValueError, match=r"activation must be one of .*got 'sine'"):
         mlp.init(key, [3, 2], activation="sine")
+    for sizes in ([4, 2.0], [4, float("nan")], [True, 2], [4, "2"]):
+        with pytest.raises(ValueError, match="sizes must be at least two positive integers"):
+            mlp.init(key, sizes)
+    with pytest.raises(TypeError, match=r"dtype must be floating, such as jnp.float32; got int"):
+        mlp.init(key, [3, 2], dtype=int)
+    with pytest.raises(ValueError, match=r"key must be one random key; got shape \(2,\)"):
+        mlp.init(jax.random.split(key), [3, 2])
     params = mlp.init(key, [3, 2], dtype=jnp.float64)
     X, y = _problem([3, 2], 4)
     with pytest.raises(ValueError, match="X has 5 columns"):
@@ -204,6 +211,17 @@ def test_refusals():
         mlp.loss(params, X, jnp.ones(4))
     with pytest.raises(ValueError, match=r"0\.\.1"):
         mlp.gradient(params, X, y.at[1].set(2))
+
+
+def test_an_activation_is_a_name_or_that_function_itself():
+    def relu(x):
+        return x * x
+
+    key = jax.random.key(0)
+    for other in (relu, jax.nn.relu, None, [1], activations.softmax):
+        with pytest.raises(ValueError, match=r"or that function of fundl.activations; got "):
+            mlp.init(key, [3, 2], activation=other)
+    assert mlp.init(key, [np.int64(3), 2], activation=activations.tanh).activation == "tanh"
 
 
 def test_classes_of_one_output_and_labels_out_of_range_are_refused():

@@ -225,19 +225,18 @@ def whole(name: str, x: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {x!r}.")
 
 
-def count(x: Any) -> int | None:
-    """A positive whole number that may be a length; None for all else, True and 2.0 among it."""
+def count(x: Any) -> int:
+    """A positive whole number that may be a length; 0 for all else, True and 2.0 among it."""
     try:
-        n = 0 if isinstance(x, bool) else operator.index(x)
+        return 0 if isinstance(x, bool) else max(0, operator.index(x))
     except TypeError:
-        return None
-    return n if n > 0 else None
+        return 0
 
 
 def random_key(name: str, x: Any) -> None:
     """Refuse what is no key of jax: a seed, or several keys."""
-    typed = jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key)
-    if not isinstance(x, jax.Array) or not (typed or x.dtype == jnp.uint32):
+    typed = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(x, jax.Array) and x.dtype == jnp.uint32):
         raise TypeError(f"{name} must be a random key such as jax.random.key(0); got {x!r}.")
     if x.ndim != (0 if typed else 1):
         raise ValueError(f"{name} must be one random key; got shape {x.shape}. Use vmap for many.")

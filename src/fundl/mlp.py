@@ -44,8 +44,9 @@ def init(
     """Random parameters: W_l normal with variance gain / d (gain 2 for relu and its kin, 1 for tanh), b_l = 0.
 
     Shapes: sizes (d, h_1, ..., k) gives W_1 (d, h_1), ..., W_m (h_{m-1}, k). dtype: jax's default float if None.
-    Errors: TypeError for a key that is not `jax.random.key(seed)`; ValueError for fewer than two sizes, for a size
-    below 1, and for an activation that is not an elementwise one of `fundl.activations`.
+    Errors: TypeError for a key that is not `jax.random.key(seed)` and a dtype that is not floating; ValueError for
+    fewer than two sizes, for a size that is no whole number above 0, and for an activation that is not an elementwise
+    one of `fundl.activations`, by its name or the function itself.
 
     >>> params = init(jax.random.key(0), [4, 8, 3], activation="tanh")
     >>> [layer.W.shape for layer in params.layers]
@@ -53,17 +54,22 @@ def init(
 
     Source: He et al., arXiv 1502.01852, (10); LeCun et al., Efficient BackProp, section 4.6.
     """
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
-    if name not in _GAIN:
-        raise ValueError(f"activation must be one of {', '.join(_GAIN)}; got {name!r}.")
-    if not (isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)):
-        raise TypeError(f"key must be a random key such as jax.random.key(0); got {key!r}.")
-    if len(sizes) < 2 or any(int(m) != m or m < 1 for m in sizes):
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+    if name not in _GAIN or activation not in (name, getattr(activations, name)):
+        raise ValueError(
+            f"activation must be one of {', '.join(_GAIN)}, or that function of fundl.activations; got {activation!r}. "
+            "A network with an activation of your own is a backprop.chain."
+        )
+    _check.random_key("key", key)
+    widths = [_check.count(m) for m in sizes]
+    if len(widths) < 2 or 0 in widths:
         raise ValueError(f"sizes must be at least two positive integers (d, ..., k); got {tuple(sizes)}.")
     dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be floating, such as jnp.float32; got {dtype}, which would make every weight 0.")
     keys = jax.random.split(key, len(sizes) - 1)
     layers = []
-    for i, (d, k) in enumerate(itertools.pairwise(sizes)):
+    for i, (d, k) in enumerate(itertools.pairwise(widths)):
         # The last layer feeds no activation, so its gain is 1.
         gain = _GAIN[name] if i < len(sizes) - 2 else 1.0
         W = jax.random.normal(keys[i], (d, k), jnp.float32) * (gain / d) ** 0.5
