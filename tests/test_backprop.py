@@ -1,14 +1,16 @@
 """The chain rule by hand: against jax.value_and_grad, against a chain written out in NumPy, and its ledger."""
 
+import collections
 import dataclasses
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundl import _from_output, activations, backprop, layers, losses, mlp, verify
+from fundl import Linear, _from_output, activations, backprop, layers, losses, mlp, verify
 
 pytestmark = pytest.mark.large
 
@@ -114,6 +116,26 @@ def test_parameters_in_a_list_or_a_tuple_come_back_as_such():
     for container in (list, tuple):
         _, g = backprop.value_and_grad(net)(container([jnp.ones((3, 1)), jnp.zeros(1)]), X, y)
         assert type(g) is container
+
+
+def test_the_gradient_has_the_type_of_its_container():
+    class Unknown(collections.UserDict):
+        pass
+
+    net = backprop.chain(backprop.linear("W", "b"), loss="mse")
+    X, y, held = jnp.ones((2, 3)), jnp.ones((2, 1)), {"b": jnp.zeros(1), "a": jnp.ones(2), "W": jnp.ones((3, 1))}
+    want = backprop.value_and_grad(net)(held, X, y)[1]
+    for container in (collections.OrderedDict(held), types.MappingProxyType(held), Unknown(held)):
+        got = backprop.value_and_grad(net)(container, X, y)[1]
+        assert type(got) is (collections.OrderedDict if type(container) is collections.OrderedDict else dict)
+        assert list(got) == list(held)
+        jax.tree.map(np.testing.assert_array_equal, dict(got), want)
+    layer = backprop.value_and_grad(backprop.chain(backprop.linear(0, 1), loss="mse"))(
+        Linear(held["W"], held["b"]), X, y
+    )[1]
+    assert type(layer) is Linear
+    np.testing.assert_array_equal(layer.w, want["W"])
+    np.testing.assert_array_equal(layer.b, want["b"])
 
 
 def test_options_reach_the_loss_and_a_vector_of_losses_is_refused():

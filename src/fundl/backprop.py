@@ -113,9 +113,9 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
     """The function (params, X, y, **options of the loss) -> (J, dJ/dparams), by hand; as `jax.value_and_grad` answers.
 
     With dv_m = loss_backward(1, v_m, y), step i gives dv_{i-1} and its parameters' gradients from dv_i.
-    Shapes: the gradient is a container like `params`, each entry shaped like its parameter; a parameter that no
-    step uses gets zeros, one that several use the sum.
-    Errors: KeyError or IndexError names a parameter that is missing; those of the operations themselves.
+    Shapes: the gradient is a container like `params` (of its type where jax knows that as a pytree, else a dict or a
+    list), each entry shaped like its parameter; a parameter that no step uses gets zeros, one that several use the sum.
+    Errors: ValueError names a parameter that is missing; those of the operations themselves.
 
     >>> net = chain(linear("W", "b"), loss="mse")
     >>> params = {"W": jnp.array([[1.0], [1.0]]), "b": jnp.array([0.0])}
@@ -328,7 +328,11 @@ def _first(gradients: Any) -> Array:
 
 
 def _like(params: Params, total: dict[Any, Array]) -> Params:
-    """The gradients in a container like `params`."""
-    if isinstance(params, Mapping):
-        return {key: total[key] if key in total else jnp.zeros_like(p) for key, p in params.items()}
-    return type(params)(total[i] if i in total else jnp.zeros_like(p) for i, p in enumerate(params))
+    """The gradients in a container like `params`: of its type where jax knows that, else a dict or a list."""
+    keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
+    found = {key: total[key] if key in total else jnp.zeros_like(params[key]) for key in keys}
+    structure = jax.tree.structure(params, is_leaf=lambda v: v is not params)
+    if jax.tree_util.treedef_is_leaf(structure):
+        return found if isinstance(params, Mapping) else list(found.values())
+    place = jax.tree.unflatten(structure, range(len(keys)))  # jax has its own order of the keys
+    return jax.tree.unflatten(structure, [found[key] for key in sorted(keys, key=lambda key: place[key])])
