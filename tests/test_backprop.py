@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import types
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -146,8 +147,18 @@ def test_options_reach_the_loss_and_a_vector_of_losses_is_refused():
     a = backprop.value_and_grad(net)(params, X.at[1].set(jnp.nan), y, weights=weights)
     b = backprop.value_and_grad(net)(params, X[copies], y[copies])
     _assert_close(a, b, 8)
-    with pytest.raises(ValueError, match='reduction="none"'):
-        backprop.value_and_grad(net)(params, X, y, reduction="none")
+    for call in (backprop.value_and_grad(net), partial(backprop.ledger, net)):
+        with pytest.raises(ValueError, match='reduction="none"'):
+            call(params, X, y, reduction="none")
+
+
+def test_a_loss_that_makes_its_own_logits_ends_no_chain():
+    for loss in ("cross_entropy", "binary_cross_entropy"):
+        for given in (f"linear_{loss}", getattr(losses, f"linear_{loss}")):
+            with pytest.raises(ValueError, match=f"takes no output of a chain; give '{loss}_with_logits'"):
+                backprop.chain(backprop.linear(0, 1), loss=given)
+    with pytest.raises(ValueError, match="makes the logits X W"):
+        mlp.loss(mlp.init(jax.random.key(0), [3, 2]), jnp.ones((1, 3)), jnp.zeros(1, int), loss="linear_cross_entropy")
 
 
 def test_what_has_no_backward_is_refused_with_the_fix():

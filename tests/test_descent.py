@@ -332,6 +332,28 @@ def test_refusals():
         jax.jit(lambda t: descent.minimize(bowl, t, **ok, progress=True).params)(ZERO)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": 0}, "key must be a random key such as jax.random.key(0); got 0."),
+        ({"optimizer": jnp.array([0.1, 0.2])}, "must be one number, shape (); got shape (2,). Use vmap for many."),
+        ({"optimizer": optax.adam}, "Call it first, optax.adam(1e-3), and give a schedule to a transformation"),
+        (
+            {"optimizer": optax.constant_schedule(0.1)},
+            "optimizer must be a learning rate or an optax transformation; got",
+        ),
+        ({"tol": [1e-3, 1e-3]}, "tol must be one number, shape (); got shape (2,)."),
+        ({"tol": -1.0}, "tol must not be negative or NaN; got a bad value: -1.0."),
+        ({"tol": np.nan}, "tol must not be negative or NaN; got a bad value: nan."),
+        ({"steps": 2.0}, "steps must be a positive integer; got 2.0."),
+    ],
+)
+def test_refused_options(options, words):
+    with pytest.raises((TypeError, ValueError)) as error:
+        descent.minimize(bowl, ZERO, **{"optimizer": 0.1, "steps": 3, **options})
+    assert words in str(error.value)
+
+
 def test_a_gradient_of_another_shape_and_a_bare_array_of_data_are_refused():
     with pytest.raises(ValueError, match="gradient must have the shapes of params"):
         descent.minimize(bowl, ZERO, optimizer=0.1, steps=3, gradient=lambda t: jnp.ones(1))

@@ -209,6 +209,8 @@ def test_refusals():
         mlp.fit(params, X.at[0, 0].set(jnp.inf), y)
     with pytest.raises(TypeError, match="must be integers"):
         mlp.loss(params, X, jnp.ones(4))
+    with pytest.raises(TypeError, match="key must be a random key"):
+        mlp.fit(params, X, y, steps=2, key=0)
     with pytest.raises(ValueError, match=r"0\.\.1"):
         mlp.gradient(params, X, y.at[1].set(2))
 

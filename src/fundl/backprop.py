@@ -92,7 +92,13 @@ def chain(
     >>> [s.name for s in net.steps]
     ['linear(W1, b1)', 'tanh', 'linear(W2, b2)']
     """
-    return Chain(tuple(step(f, residual=residual) for f in operations), _paired(loss, losses, "a loss"))
+    last = _paired(loss, losses, "a loss")
+    if last.name.startswith("linear_") and last.forward is getattr(losses, last.name, None):
+        raise ValueError(
+            f"loss={last.name!r} makes the logits X W + b itself and takes no output of a chain; "
+            f"give {last.name.removeprefix('linear_') + '_with_logits'!r}, which is the same loss of the logits."
+        )
+    return Chain(tuple(step(f, residual=residual) for f in operations), last)
 
 
 def forward(chain: Chain, params: Params, X: ArrayLike) -> tuple[Array, ...]:
@@ -127,10 +133,7 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
     """
 
     def by_hand(params: Params, X: ArrayLike, y: ArrayLike, **options: Any) -> tuple[Array, Params]:
-        if options.get("reduction") == "none":
-            raise ValueError('reduction="none" gives many values, and a gradient needs one; use "mean" or "sum".')
-        values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
-        J = chain.loss.forward(values[-1], y, **options)
+        values, J = _values_and_loss(chain, params, X, y, options)
         total: dict[Any, Array] = {}
         for s, _, d_own in _backward(chain, params, values, y, J, options):
             for key, g in zip(s.keys, d_own, strict=True):
@@ -138,6 +141,15 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
         return J, _like(params, total)
 
     return by_hand
+
+
+def _values_and_loss(
+    chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, options: Mapping[str, Any]
+) -> tuple[tuple[Array, ...], Array]:
+    if options.get("reduction") == "none":
+        raise ValueError('reduction="none" gives many values, and a gradient needs one; use "mean" or "sum".')
+    values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
+    return values, chain.loss.forward(values[-1], y, **options)
 
 
 def _backward(
@@ -257,8 +269,7 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     >>> book.ok
     True
     """
-    values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
-    J = chain.loss.forward(values[-1], y, **options)
+    values, J = _values_and_loss(chain, params, X, y, options)
     backward = _backward(chain, params, values, y, J, options)
 
     # A zero added to each value and to each use of a parameter: autodiff's gradient of that zero is the row's.

@@ -23,6 +23,9 @@ __all__ = ["Result", "State", "minimize"]
 
 Loss = Callable[..., Array]
 
+# optax mixes dtypes, which a program with jax_numpy_dtype_promotion="strict" would refuse.
+_optax_promotion = partial(jax.numpy_dtype_promotion, "standard")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +77,8 @@ class Result:
 
         Taking every step is what was asked for when no `tol` was given, and passes.
         """
-        if self.tol is None:
-            passed = jnp.where(self.code == Status.max_steps, jnp.zeros_like(self.code), self.code)
-            check_status(passed, "Result")
-        else:
-            check_status(self.code, "Result")
+        passed = (self.code == Status.max_steps) & (self.tol is None)
+        check_status(jnp.where(passed, jnp.zeros_like(self.code), self.code), "Result")
         return self
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ def minimize(
     while loop and can be differentiated forwards. The compiled program is kept for the same functions, the same
     optimizer object and the same shapes; a number as optimizer never recompiles.
 
-    Errors: ValueError or TypeError naming the argument, for steps < 1, rows that do not match, a missing key.
+    Errors: ValueError or TypeError naming the argument, for steps < 1, rows that do not match, a missing key, tol < 0.
 
     >>> result = minimize(lambda theta: (theta - 3.0) ** 2, jnp.array(0.0), optimizer=0.25, steps=50, tol=1e-6)
     >>> print(round(float(result.params), 3), result.status, result.history.shape[0] < 50)
@@ -153,10 +153,19 @@ def minimize(
     if value_and_gradient is None and not callable(loss):
         raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
     functions = loss, gradient, value_and_gradient  # a hashable key of the compiled program
-    if isinstance(optimizer, optax.GradientTransformation):
-        transformation, eta = optimizer, None
-    else:
-        transformation, eta = None, _check.array("optimizer (a learning rate or an optax transformation)", optimizer)
+    transformation = optimizer if isinstance(optimizer, optax.GradientTransformation) else None
+    if transformation is None and callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a learning rate or an optax transformation; got the function {optimizer!r}. "
+            "Call it first, optax.adam(1e-3), and give a schedule to a transformation, optax.sgd(schedule)."
+        )
+    name = "optimizer (a learning rate or an optax transformation)"
+    eta = None if isinstance(optimizer, optax.GradientTransformation) else _check.scalar(name, optimizer)
+    if tol is not None:
+        _check.scalar("tol", tol)
+        _check.nonnegative("tol", tol)
+    if key is not None:
+        _check.random_key("key", key)
     if state is None:
         params = jax.tree.map(_floating_leaf, params)
         with _optax_promotion():
@@ -234,11 +243,10 @@ def _run(
         state, code = jax.lax.cond(
             found == Status.max_steps, lambda s: update(s, g, J, batch), lambda s: (s, found), state
         )
-        return (state, order, code), (_if(running, J), _if(running, norm))  # NaN after a stop
+        seen = jax.tree.map(lambda v: jnp.where(running, v, jnp.full_like(v, jnp.nan)), (J, norm))
+        return (state, order, code), seen
 
-    order = None
-    if batch_size is not None:
-        order = _order(data, None, state, batch_size)
+    order = None if batch_size is None else _order(data, None, state, batch_size)
     carry = state, order, jnp.int32(Status.max_steps)
     if not stops:
         (state, _, code), (history, norms) = jax.lax.scan(lambda c, _: advance(c), carry, length=steps)
@@ -271,18 +279,13 @@ def _run_with_progress(
         state, history, norms, code = run(m, eta, tol, data, state)
         parts.append((history, norms))
         done += m
-        last = history[~jnp.isnan(norms)]
-        shown = f"{float(last[-1]):.6g}" if last.size else "non-finite"
-        line = f"  [{'#' * (20 * done // steps):<20}] step {done}/{steps}  loss {shown}"
+        loss = float(history[~jnp.isnan(norms)][-1])
+        line = f"  [{'#' * (20 * done // steps):<20}] step {done}/{steps}  loss {loss:.6g}"
         if sys.stderr.isatty():
             print(f"\r{line}   ", end="", file=sys.stderr, flush=True)
     print(f"\r{line}   " if sys.stderr.isatty() else line, file=sys.stderr)
     histories, norms = (jnp.concatenate(p) for p in zip(*parts, strict=True))
     return state, histories, norms, code
-
-
-def _if(running: Array, x: Array) -> Array:
-    return jnp.where(running, x, jnp.full_like(x, jnp.nan))
 
 
 def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any]:
@@ -336,17 +339,12 @@ def _batch(data: tuple[Array, ...], order: Array | None, step: Array, batch_size
     return tuple(take(x) for x in data)
 
 
-def _optax_promotion() -> Any:
-    """optax mixes dtypes, which a program with jax_numpy_dtype_promotion="strict" would refuse."""
-    return jax.numpy_dtype_promotion("standard")
-
-
 def _floating_leaf(p: ArrayLike) -> Array:
     p = _check.array("params", p)
     return p.astype(_check.common_dtype(p))  # a strong dtype: a weak one would compile the loop twice
 
 
 def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    if not _check.count(value):
         raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-    return value.__index__()
+    return _check.count(value)
