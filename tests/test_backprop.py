@@ -1,14 +1,17 @@
 """The chain rule by hand: against jax.value_and_grad, against a chain written out in NumPy, and its ledger."""
 
+import collections
 import dataclasses
 import itertools
+import types
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundl import _from_output, activations, backprop, layers, losses, mlp, verify
+from fundl import Linear, _from_output, activations, backprop, layers, losses, mlp, verify
 
 pytestmark = pytest.mark.large
 
@@ -116,6 +119,26 @@ def test_parameters_in_a_list_or_a_tuple_come_back_as_such():
         assert type(g) is container
 
 
+def test_the_gradient_has_the_type_of_its_container():
+    class Unknown(collections.UserDict):
+        pass
+
+    net = backprop.chain(backprop.linear("W", "b"), loss="mse")
+    X, y, held = jnp.ones((2, 3)), jnp.ones((2, 1)), {"b": jnp.zeros(1), "a": jnp.ones(2), "W": jnp.ones((3, 1))}
+    want = backprop.value_and_grad(net)(held, X, y)[1]
+    for container in (collections.OrderedDict(held), types.MappingProxyType(held), Unknown(held)):
+        got = backprop.value_and_grad(net)(container, X, y)[1]
+        assert type(got) is (collections.OrderedDict if type(container) is collections.OrderedDict else dict)
+        assert list(got) == list(held)
+        jax.tree.map(np.testing.assert_array_equal, dict(got), want)
+    layer = backprop.value_and_grad(backprop.chain(backprop.linear(0, 1), loss="mse"))(
+        Linear(held["W"], held["b"]), X, y
+    )[1]
+    assert type(layer) is Linear
+    np.testing.assert_array_equal(layer.w, want["W"])
+    np.testing.assert_array_equal(layer.b, want["b"])
+
+
 def test_options_reach_the_loss_and_a_vector_of_losses_is_refused():
     net = _chain(1, "identity", "mse")
     params, (X, y) = _params(4, 3, 2), _data(4, 3, 2, "mse")
@@ -124,8 +147,18 @@ def test_options_reach_the_loss_and_a_vector_of_losses_is_refused():
     a = backprop.value_and_grad(net)(params, X.at[1].set(jnp.nan), y, weights=weights)
     b = backprop.value_and_grad(net)(params, X[copies], y[copies])
     _assert_close(a, b, 8)
-    with pytest.raises(ValueError, match='reduction="none"'):
-        backprop.value_and_grad(net)(params, X, y, reduction="none")
+    for call in (backprop.value_and_grad(net), partial(backprop.ledger, net)):
+        with pytest.raises(ValueError, match='reduction="none"'):
+            call(params, X, y, reduction="none")
+
+
+def test_a_loss_that_makes_its_own_logits_ends_no_chain():
+    for loss in ("cross_entropy", "binary_cross_entropy"):
+        for given in (f"linear_{loss}", getattr(losses, f"linear_{loss}")):
+            with pytest.raises(ValueError, match=f"takes no output of a chain; give '{loss}_with_logits'"):
+                backprop.chain(backprop.linear(0, 1), loss=given)
+    with pytest.raises(ValueError, match="makes the logits X W"):
+        mlp.loss(mlp.init(jax.random.key(0), [3, 2]), jnp.ones((1, 3)), jnp.zeros(1, int), loss="linear_cross_entropy")
 
 
 def test_what_has_no_backward_is_refused_with_the_fix():

@@ -75,6 +75,14 @@ REFUSED = [
     (lambda: norms.l2(X, axis=1.0), "axis must be a whole number, a tuple of them, or None for all; got 1.0."),
     (lambda: losses.cross_entropy_with_logits(X, Y, label_smoothing=np.nan), "label_smoothing must be a share in"),
     (lambda: losses.linear_cross_entropy(X, X.T, None, Y, softcap=np.inf), "softcap must be finite; got inf."),
+    (
+        lambda: losses.linear_cross_entropy(X, X.T, None, Y, softcap=jnp.array([3.0, 4.0])),
+        "softcap must be one number, shape (); got shape (2,).",
+    ),
+    (
+        lambda: losses.linear_cross_entropy(X, X.T, None, Y, tile=(True, 1)),
+        "tile must be two positive whole numbers, examples and classes per tile; got (True, 1).",
+    ),
     (lambda: logistic_regression.fit(X, Y, l2=1.0, intercept="no"), "intercept must be True or False; got 'no'."),
     (lambda: softmax_regression.fit(X, Y, l2=1.0, intercept=None), "intercept must be True or False; got None."),
     (lambda: linear_regression.fit(X, Y, intercept="no"), "intercept must be True or False; got 'no'."),
@@ -127,6 +135,11 @@ def test_labels_beyond_the_integers_are_named() -> None:
 @pytest.mark.parametrize(("call", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_options_that_are_none(call: Any, words: str) -> None:
     assert words in laws.refusal(call)
+
+
+def test_a_tile_of_numpy_integers_is_one_of_whole_numbers() -> None:
+    want = losses.linear_cross_entropy(X, X.T, None, Y, tile=(1, 2))
+    assert losses.linear_cross_entropy(X, X.T, None, Y, tile=(np.int64(1), np.int32(2))) == want
 
 
 def test_same_shape_names_both_and_the_fix() -> None:

@@ -102,6 +102,55 @@ def test_nan_in_the_loss_never_reaches_the_parameters():
     assert float(result.history[0]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factor", "eta", "norm"),
+    [
+        ("float16", 50.0, 1e-3, 300 * 2**0.5),
+        ("float16", 1e-4, 1.0, 6e-4 * 2**0.5),
+        ("bfloat16", 50.0, 1e-3, 300 * 2**0.5),
+        ("float32", 1e20, 1e-21, 6e20 * 2**0.5),
+        ("float32", 1e-24, 1e23, 6e-24 * 2**0.5),
+    ],
+)
+@pytest.mark.parametrize("tol", [None, 0.0])
+def test_a_norm_whose_square_leaves_the_range_of_the_parameters(dtype, factor, eta, norm, tol):
+    def loss(t):
+        return jnp.sum((t - jnp.asarray(3, dtype)) ** 2 * jnp.asarray(factor, dtype))
+
+    result = descent.minimize(loss, jnp.zeros(2, dtype), optimizer=eta, steps=3, tol=tol)
+    assert result.status == Status.max_steps
+    assert result.gradient_norms.dtype == jnp.float32
+    assert result.gradient_norms.shape == (3,)
+    np.testing.assert_allclose(result.gradient_norms[0], norm, rtol=2 * float(jnp.finfo(dtype).eps))
+
+
+def test_the_norm_has_a_derivative_where_it_is_0():
+    def last(eta):
+        return descent.minimize(lambda t: t @ t, jnp.array([3.0, 4.0]), optimizer=eta, steps=2).gradient_norms[-1]
+
+    for differentiate in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(jax.vmap(differentiate(last))(jnp.array([0.25, 0.5])), [-20.0, 0.0])
+
+
+def test_parameters_that_an_update_takes_out_of_their_range_stay():
+    result = descent.minimize(jnp.sum, jnp.full(2, 6e4, jnp.float16), optimizer=-1e4, steps=9)
+    assert result.status == Status.non_finite
+    assert result.params.tolist() == [6e4, 6e4]
+
+
+@pytest.mark.parametrize("tol", [None, 1e-9])
+@pytest.mark.parametrize("slope", [jnp.nan, jnp.inf])
+def test_the_history_ends_with_the_loss_at_which_the_descent_stopped(slope, tol):
+    def gradient(t):
+        return jnp.where(t > 1.5, slope, jnp.ones_like(t))
+
+    result = descent.minimize(lambda t: t, jnp.array(0.0), optimizer=-1.0, steps=9, tol=tol, gradient=gradient)
+    assert result.status == Status.non_finite
+    assert result.history.tolist() == [0.0, 1.0, 2.0]
+    assert result.gradient_norms.tolist() == [1.0, 1.0, jnp.inf]
+    assert str(result) == "Result: non_finite after 2 steps: loss 0 -> 2"
+
+
 def _line_data(n: int = 40):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, 2))
@@ -281,6 +330,28 @@ def test_refusals():
         descent.minimize(bowl, "start", **ok)
     with pytest.raises(ValueError, match="progress=True prints from Python"):
         jax.jit(lambda t: descent.minimize(bowl, t, **ok, progress=True).params)(ZERO)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": 0}, "key must be a random key such as jax.random.key(0); got 0."),
+        ({"optimizer": jnp.array([0.1, 0.2])}, "must be one number, shape (); got shape (2,). Use vmap for many."),
+        ({"optimizer": optax.adam}, "Call it first, optax.adam(1e-3), and give a schedule to a transformation"),
+        (
+            {"optimizer": optax.constant_schedule(0.1)},
+            "optimizer must be a learning rate or an optax transformation; got",
+        ),
+        ({"tol": [1e-3, 1e-3]}, "tol must be one number, shape (); got shape (2,)."),
+        ({"tol": -1.0}, "tol must not be negative or NaN; got a bad value: -1.0."),
+        ({"tol": np.nan}, "tol must not be negative or NaN; got a bad value: nan."),
+        ({"steps": 2.0}, "steps must be a positive integer; got 2.0."),
+    ],
+)
+def test_refused_options(options, words):
+    with pytest.raises((TypeError, ValueError)) as error:
+        descent.minimize(bowl, ZERO, **{"optimizer": 0.1, "steps": 3, **options})
+    assert words in str(error.value)
 
 
 def test_a_gradient_of_another_shape_and_a_bare_array_of_data_are_refused():

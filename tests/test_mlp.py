@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fundl import losses, mlp
+from fundl import activations, descent, losses, mlp
 
 DATA = np.random.default_rng(0)
 SHAPES = [((20, 16, 3), 8), ((64, 128, 128, 64, 10), 256), ((784, 256, 128, 10), 128), ((32,) * 7, 1024)]
@@ -159,6 +159,29 @@ def test_training_is_repeatable_and_learns():
     assert float((mlp.predict(weighted.params, X).astype(y.dtype) == y).mean()) > 0.95
 
 
+@pytest.mark.large
+@pytest.mark.parametrize(
+    ("dtype", "weights"), [("float16", [1e5, 2e5]), ("float16", [1e-8, 2e-8]), ("bfloat16", [257.0, 1.0])]
+)
+def test_fit_weighs_as_the_loss_does(dtype: str, weights):
+    params = mlp.init(jax.random.key(7), [2, 3, 2], dtype=dtype)
+    X, y, w = jnp.asarray([[1, 2], [3, -1]], dtype), jnp.array([0, 1]), jnp.array(weights)
+    result = mlp.fit(params, X, y, weights=w, optimizer=0.0, steps=1, batch_size=None)
+    np.testing.assert_allclose(result.history, [mlp.loss(params, X, y, weights=w)], rtol=1e-6)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_default_optimiser_learns_in_every_dtype_and_is_compiled_once(dtype: str):
+    params = mlp.init(jax.random.key(8), [2, 3, 2], dtype=dtype)
+    X, y = jnp.asarray(DATA.normal(size=(32, 2)), dtype), jnp.asarray(DATA.integers(0, 2, 32))
+    result = mlp.fit(params, X, y, steps=20).check()
+    assert result.history[-1] < result.history[0]
+    programs = descent._run._cache_size()
+    mlp.fit(params, X, y, steps=20)
+    assert descent._run._cache_size() == programs
+
+
 def test_refusals():
     key = jax.random.key(0)
     with pytest.raises(TypeError, match=r"key must be a random key such as jax.random.key\(0\); got 0"):
@@ -169,6 +192,13 @@ def test_refusals():
         mlp.init(key, [3, 0, 2])
     with pytest.raises(ValueError, match=r"activation must be one of .*got 'sine'"):
         mlp.init(key, [3, 2], activation="sine")
+    for sizes in ([4, 2.0], [4, float("nan")], [True, 2], [4, "2"]):
+        with pytest.raises(ValueError, match="sizes must be at least two positive integers"):
+            mlp.init(key, sizes)
+    with pytest.raises(TypeError, match=r"dtype must be floating, such as jnp.float32; got int"):
+        mlp.init(key, [3, 2], dtype=int)
+    with pytest.raises(ValueError, match=r"key must be one random key; got shape \(2,\)"):
+        mlp.init(jax.random.split(key), [3, 2])
     params = mlp.init(key, [3, 2], dtype=jnp.float64)
     X, y = _problem([3, 2], 4)
     with pytest.raises(ValueError, match="X has 5 columns"):
@@ -179,8 +209,21 @@ def test_refusals():
         mlp.fit(params, X.at[0, 0].set(jnp.inf), y)
     with pytest.raises(TypeError, match="must be integers"):
         mlp.loss(params, X, jnp.ones(4))
+    with pytest.raises(TypeError, match="key must be a random key"):
+        mlp.fit(params, X, y, steps=2, key=0)
     with pytest.raises(ValueError, match=r"0\.\.1"):
         mlp.gradient(params, X, y.at[1].set(2))
+
+
+def test_an_activation_is_a_name_or_that_function_itself():
+    def relu(x):
+        return x * x
+
+    key = jax.random.key(0)
+    for other in (relu, jax.nn.relu, None, [1], activations.softmax):
+        with pytest.raises(ValueError, match=r"or that function of fundl.activations; got "):
+            mlp.init(key, [3, 2], activation=other)
+    assert mlp.init(key, [np.int64(3), 2], activation=activations.tanh).activation == "tanh"
 
 
 def test_classes_of_one_output_and_labels_out_of_range_are_refused():

@@ -85,6 +85,27 @@ def test_l2_at_the_ends_of_the_range(dtype: type) -> None:
         laws.assert_near(auto, [0.6, -0.8])
 
 
+@pytest.mark.parametrize(
+    ("x", "direction"),
+    [([4e-38, 0], [1, 0]), ([np.inf, 1], [1, 0]), ([-np.inf, np.inf], [-(0.5**0.5), 0.5**0.5]), ([3e38, 0], [1, 0])],
+)
+def test_autodiff_of_l2_is_the_direction_at_either_end(x: list[float], direction: list[float]) -> None:
+    v = jnp.array(x, jnp.float32)
+    laws.assert_near(norms.l2_backward(1.0, v), direction)
+    for differentiate in (jax.grad, jax.jacfwd):
+        laws.assert_near(differentiate(norms.l2)(v), direction)
+
+
+def test_second_derivatives_of_l2() -> None:
+    """(I - d d^T) / norm2(x) with d = x / norm2(x), and 0 at x = 0."""
+    x = np.array([[2.0, -3.0, 6.0], [0.0, 0.0, 0.0]])
+    d = x[0] / 7
+    for differentiate in (jax.jacrev, jax.jacfwd):
+        H = jax.jit(jax.vmap(differentiate(jax.jacrev(norms.l2))))(x)
+        laws.assert_near(H[0], (np.eye(3) - np.outer(d, d)) / 7)
+        assert not H[1].any()
+
+
 def test_half_precision_norms_are_float32() -> None:
     x = jnp.full(3000, 3.0, jnp.bfloat16)
     assert norms.l1(x).dtype == jnp.float32

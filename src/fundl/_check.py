@@ -6,6 +6,7 @@ so it marks the affected examples with NaN instead.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,9 @@ import numpy as np
 from fundl._types import Array, ArrayLike
 
 __all__ = [
-    "array", "choice", "concrete", "examples", "flag", "floats", "labels", "nonnegative", "number", "on_host", "option",
-    "ordinary", "penalty", "per_example_weights", "readable", "regression", "same_shape", "seen", "whole",
-    "within_integers",
+    "array", "choice", "concrete", "count", "examples", "flag", "floats", "labels", "nonnegative", "number", "on_host",
+    "option", "ordinary", "penalty", "per_example_weights", "random_key", "readable", "regression", "same_shape",
+    "seen", "whole", "within_integers",
 ]  # fmt: skip
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -114,11 +115,9 @@ def same_shape(**named: Array) -> None:
     """Refuse arrays of different shapes: (n,) against (n, 1) is an error, never an (n, n) broadcast."""
     (a_name, a), (b_name, b) = named.items()
     if a.shape != b.shape:
-        fix = (
-            f"Reshape one of them, for example {b_name}.reshape({a_name}.shape)."
-            if a.size == b.size
-            else (f"{a_name} and {b_name} need one entry for each other.")
-        )
+        fix = f"{a_name} and {b_name} need one entry for each other."
+        if a.size == b.size:
+            fix = f"Reshape one of them, for example {b_name}.reshape({a_name}.shape)."
         raise ValueError(f"{a_name} has shape {a.shape} but {b_name} has shape {b.shape}. {fix}")
 
 
@@ -169,12 +168,11 @@ def refuse_where(bad: Callable[[Any], Any], name: str, x: Any, why: str) -> None
         where = bad(x)
         found = where.any()
     if concrete(found) and bool(found):
+        given = ""
         # Only now is a copy on the host worth its cost; it may be impossible for arrays on other processes.
         if getattr(x, "is_fully_addressable", True):
             index = tuple(int(i) for i in np.argwhere(np.asarray(where))[0])
             given = f" at index {index if len(index) != 1 else index[0]}: {np.asarray(x)[index]}" if index else f": {x}"
-        else:
-            given = ""
         raise ValueError(f"{name} {why}; got a bad value{given}.")
 
 
@@ -229,6 +227,23 @@ def whole(name: str, x: Any, least: int) -> None:
     v = real(x)
     if concrete(x) and (v is None or not (least <= v < np.inf and v == int(v))):
         raise ValueError(f"{name} must be a whole number, at least {least}; got {x!r}.")
+
+
+def count(x: Any) -> int:
+    """A positive whole number that may be a length; 0 for all else, True and 2.0 among it."""
+    try:
+        return 0 if isinstance(x, bool) else max(0, operator.index(x))
+    except TypeError:
+        return 0
+
+
+def random_key(name: str, x: Any) -> None:
+    """Refuse what is no key of jax: a seed, or several keys."""
+    typed = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(x, jax.Array) and x.dtype == jnp.uint32):
+        raise TypeError(f"{name} must be a random key such as jax.random.key(0); got {x!r}.")
+    if x.ndim != (0 if typed else 1):
+        raise ValueError(f"{name} must be one random key; got shape {x.shape}. Use vmap for many.")
 
 
 def real(x: Any) -> float | None:
@@ -329,6 +344,4 @@ def _on_cpu(x: Array) -> bool:
 
 
 def _describe(x: Any) -> str:
-    if isinstance(x, np.ndarray):
-        return f"an array of dtype {x.dtype}"
-    return f"{type(x).__name__} {x!r}"[:80]
+    return f"an array of dtype {x.dtype}" if isinstance(x, np.ndarray) else f"{type(x).__name__} {x!r}"[:80]

@@ -92,7 +92,13 @@ def chain(
     >>> [s.name for s in net.steps]
     ['linear(W1, b1)', 'tanh', 'linear(W2, b2)']
     """
-    return Chain(tuple(step(f, residual=residual) for f in operations), _paired(loss, losses, "a loss"))
+    last = _paired(loss, losses, "a loss")
+    if last.name.startswith("linear_") and last.forward is getattr(losses, last.name, None):
+        raise ValueError(
+            f"loss={last.name!r} makes the logits X W + b itself and takes no output of a chain; "
+            f"give {last.name.removeprefix('linear_') + '_with_logits'!r}, which is the same loss of the logits."
+        )
+    return Chain(tuple(step(f, residual=residual) for f in operations), last)
 
 
 def forward(chain: Chain, params: Params, X: ArrayLike) -> tuple[Array, ...]:
@@ -113,9 +119,9 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
     """The function (params, X, y, **options of the loss) -> (J, dJ/dparams), by hand; as `jax.value_and_grad` answers.
 
     With dv_m = loss_backward(1, v_m, y), step i gives dv_{i-1} and its parameters' gradients from dv_i.
-    Shapes: the gradient is a container like `params`, each entry shaped like its parameter; a parameter that no
-    step uses gets zeros, one that several use the sum.
-    Errors: KeyError or IndexError names a parameter that is missing; those of the operations themselves.
+    Shapes: the gradient is a container like `params` (of its type where jax knows that as a pytree, else a dict or a
+    list), each entry shaped like its parameter; a parameter that no step uses gets zeros, one that several use the sum.
+    Errors: ValueError names a parameter that is missing; those of the operations themselves.
 
     >>> net = chain(linear("W", "b"), loss="mse")
     >>> params = {"W": jnp.array([[1.0], [1.0]]), "b": jnp.array([0.0])}
@@ -127,10 +133,7 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
     """
 
     def by_hand(params: Params, X: ArrayLike, y: ArrayLike, **options: Any) -> tuple[Array, Params]:
-        if options.get("reduction") == "none":
-            raise ValueError('reduction="none" gives many values, and a gradient needs one; use "mean" or "sum".')
-        values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
-        J = chain.loss.forward(values[-1], y, **options)
+        values, J = _values_and_loss(chain, params, X, y, options)
         total: dict[Any, Array] = {}
         for s, _, d_own in _backward(chain, params, values, y, J, options):
             for key, g in zip(s.keys, d_own, strict=True):
@@ -138,6 +141,15 @@ def value_and_grad(chain: Chain) -> Callable[..., tuple[Array, Params]]:
         return J, _like(params, total)
 
     return by_hand
+
+
+def _values_and_loss(
+    chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, options: Mapping[str, Any]
+) -> tuple[tuple[Array, ...], Array]:
+    if options.get("reduction") == "none":
+        raise ValueError('reduction="none" gives many values, and a gradient needs one; use "mean" or "sum".')
+    values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
+    return values, chain.loss.forward(values[-1], y, **options)
 
 
 def _backward(
@@ -257,8 +269,7 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     >>> book.ok
     True
     """
-    values = forward(chain, params, _check.without_left_out(X, options.get("weights")))
-    J = chain.loss.forward(values[-1], y, **options)
+    values, J = _values_and_loss(chain, params, X, y, options)
     backward = _backward(chain, params, values, y, J, options)
 
     # A zero added to each value and to each use of a parameter: autodiff's gradient of that zero is the row's.
@@ -328,7 +339,11 @@ def _first(gradients: Any) -> Array:
 
 
 def _like(params: Params, total: dict[Any, Array]) -> Params:
-    """The gradients in a container like `params`."""
-    if isinstance(params, Mapping):
-        return {key: total[key] if key in total else jnp.zeros_like(p) for key, p in params.items()}
-    return type(params)(total[i] if i in total else jnp.zeros_like(p) for i, p in enumerate(params))
+    """The gradients in a container like `params`: of its type where jax knows that, else a dict or a list."""
+    keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
+    found = {key: total[key] if key in total else jnp.zeros_like(params[key]) for key in keys}
+    structure = jax.tree.structure(params, is_leaf=lambda v: v is not params)
+    if jax.tree_util.treedef_is_leaf(structure):
+        return found if isinstance(params, Mapping) else list(found.values())
+    place = jax.tree.unflatten(structure, range(len(keys)))  # jax has its own order of the keys
+    return jax.tree.unflatten(structure, [found[key] for key in sorted(keys, key=lambda key: place[key])])

@@ -17,10 +17,14 @@ import optax
 from fundl import _check
 from fundl._result import Status, check_status, status_of
 from fundl._types import Array, ArrayLike
+from fundl.norms import l2_of_leaves
 
 __all__ = ["Result", "State", "minimize"]
 
 Loss = Callable[..., Array]
+
+# optax mixes dtypes, which a program with jax_numpy_dtype_promotion="strict" would refuse.
+_optax_promotion = partial(jax.numpy_dtype_promotion, "standard")
 
 
 @jax.tree_util.register_dataclass
@@ -48,9 +52,9 @@ class Result:
 
     Attributes:
         params: the parameters reached; the last finite ones when the descent met a NaN or an infinity.
-        history: the loss before each update (of the batch, with batches). Its length is the steps taken; inside a
-            trace it is the steps asked for, with NaN after the stop.
-        gradient_norms: the Euclidean norm of the gradient at the same points.
+        history: the loss before each update, and that at which the descent stopped (of the batch, with batches).
+            Inside a trace its length is the steps asked for, with NaN after the stop.
+        gradient_norms: the Euclidean norm of the gradient at the same points; inf where the gradient is NaN.
         state: to resume from.
         code: the status as an int32 array; read it through `status`.
         tol: the tolerance that was asked for, or None.
@@ -73,19 +77,16 @@ class Result:
 
         Taking every step is what was asked for when no `tol` was given, and passes.
         """
-        if self.tol is None:
-            passed = jnp.where(self.code == Status.max_steps, jnp.zeros_like(self.code), self.code)
-            check_status(passed, "Result")
-        else:
-            check_status(self.code, "Result")
+        passed = (self.code == Status.max_steps) & (self.tol is None)
+        check_status(jnp.where(passed, jnp.zeros_like(self.code), self.code), "Result")
         return self
 
     def __str__(self) -> str:
         if isinstance(self.code, jax.core.Tracer) or self.code.ndim:
             return f"Result(traced or batched, params={jax.tree.structure(self.params)})"
-        taken = self.history.shape[0]
-        ends = f": loss {float(self.history[0]):.6g} -> {float(self.history[-1]):.6g}" if taken else ""
-        return f"Result: {self.status.name} after {taken} steps{ends}"
+        taken = self.history.shape[0] - (self.status != Status.max_steps)
+        ends = f"{float(self.history[0]):.6g} -> {float(self.history[-1]):.6g}"
+        return f"Result: {self.status.name} after {taken} steps: loss {ends}"
 
 
 def minimize(
@@ -125,7 +126,7 @@ def minimize(
     while loop and can be differentiated forwards. The compiled program is kept for the same functions, the same
     optimizer object and the same shapes; a number as optimizer never recompiles.
 
-    Errors: ValueError or TypeError naming the argument, for steps < 1, rows that do not match, a missing key.
+    Errors: ValueError or TypeError naming the argument, for steps < 1, rows that do not match, a missing key, tol < 0.
 
     >>> result = minimize(lambda theta: (theta - 3.0) ** 2, jnp.array(0.0), optimizer=0.25, steps=50, tol=1e-6)
     >>> print(round(float(result.params), 3), result.status, result.history.shape[0] < 50)
@@ -147,11 +148,24 @@ def minimize(
             raise ValueError("batch_size needs data=(X, y, ...): arrays with one row for each example.")
         if key is None and (state is None or state.key is None):
             raise ValueError("batch_size needs key=jax.random.key(seed), which shuffles the rows.")
-    functions = _value_and_gradient(loss, gradient, value_and_gradient)
-    if isinstance(optimizer, optax.GradientTransformation):
-        transformation, eta = optimizer, None
-    else:
-        transformation, eta = None, _check.array("optimizer (a learning rate or an optax transformation)", optimizer)
+    if value_and_gradient is not None and gradient is not None:
+        raise TypeError("Give gradient= or value_and_gradient=, not both.")
+    if value_and_gradient is None and not callable(loss):
+        raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
+    functions = loss, gradient, value_and_gradient  # a hashable key of the compiled program
+    transformation = optimizer if isinstance(optimizer, optax.GradientTransformation) else None
+    if transformation is None and callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a learning rate or an optax transformation; got the function {optimizer!r}. "
+            "Call it first, optax.adam(1e-3), and give a schedule to a transformation, optax.sgd(schedule)."
+        )
+    name = "optimizer (a learning rate or an optax transformation)"
+    eta = None if isinstance(optimizer, optax.GradientTransformation) else _check.scalar(name, optimizer)
+    if tol is not None:
+        _check.scalar("tol", tol)
+        _check.nonnegative("tol", tol)
+    if key is not None:
+        _check.random_key("key", key)
     if state is None:
         params = jax.tree.map(_floating_leaf, params)
         with _optax_promotion():
@@ -167,8 +181,8 @@ def minimize(
         state, history, norms, code = run(steps, eta, tol, tuple(arrays.values()), state)
     if not any(isinstance(x, jax.core.Tracer) for x in (code, history)):
         # The loop returns as many entries as steps asked for; outside a trace the tail without steps is cut off.
-        taken = int(jnp.sum(~jnp.isnan(norms))) if tol is not None or int(code) == Status.non_finite else steps
-        history, norms = history[:taken], norms[:taken]
+        seen = int(jnp.sum(~jnp.isnan(norms))) if tol is not None or int(code) == Status.non_finite else steps
+        history, norms = history[:seen], norms[:seen]
     return Result(state.params, history, norms, state, code, tol)
 
 
@@ -196,21 +210,27 @@ def _run(
                 extra = {"value": J, "grad": g, "value_fn": lambda p: _evaluate(functions, p, batch)[0]}
                 advanced = optax.with_extra_args_support(transformation)
                 updates, opt_state = advanced.update(g, state.opt_state, state.params, **extra)
-        finite = jnp.isfinite(optax.tree.norm(updates))
         moved = optax.apply_updates(state.params, updates)
+        # 0 times what is not finite is NaN; no sum of finite entries overflows here.
+        finite = jnp.stack([jnp.isfinite(jnp.sum(0 * v)) for v in jax.tree.leaves(moved)]).all()
         params = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state.params)
         code = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
         return State(params, opt_state, state.step + finite.astype(jnp.int32), state.key), code
+
+    def measured(params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any, Array]:
+        """The loss, its gradient and the norm of that; inf where it is NaN, which stands for no step at all."""
+        J, g = _evaluate(functions, params, batch)
+        if J.ndim:
+            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
+        norm = l2_of_leaves(g)
+        return J, g, jnp.where(jnp.isnan(norm), jnp.full_like(norm, jnp.inf), norm)
 
     def advance(carry: Any) -> tuple[Any, tuple[Array, Array]]:
         state, order, code = carry
         if batch_size is not None:
             order = _order(data, order, state, batch_size)
         batch = data if batch_size is None else _batch(data, order, state.step, batch_size)
-        J, g = _evaluate(functions, state.params, batch)
-        if J.ndim:
-            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
-        norm = optax.tree.norm(g).astype(J.dtype)
+        J, g, norm = measured(state.params, batch)
         finite = jnp.isfinite(J) & jnp.isfinite(norm)
         found = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
         if stops:
@@ -223,13 +243,10 @@ def _run(
         state, code = jax.lax.cond(
             found == Status.max_steps, lambda s: update(s, g, J, batch), lambda s: (s, found), state
         )
-        missing = jnp.full_like(J, jnp.nan)  # what every step after a stop leaves in the history
-        return (state, order, code), (jnp.where(running, J, missing), jnp.where(running, norm, missing))
+        seen = jax.tree.map(lambda v: jnp.where(running, v, jnp.full_like(v, jnp.nan)), (J, norm))
+        return (state, order, code), seen
 
-    dtype = jax.eval_shape(lambda p: _evaluate(functions, p, data)[0], state.params).dtype
-    order = None
-    if batch_size is not None:
-        order = _order(data, None, state, batch_size)
+    order = None if batch_size is None else _order(data, None, state, batch_size)
     carry = state, order, jnp.int32(Status.max_steps)
     if not stops:
         (state, _, code), (history, norms) = jax.lax.scan(lambda c, _: advance(c), carry, length=steps)
@@ -240,9 +257,10 @@ def _run(
         carry, (J, norm) = advance(carry)
         return i + 1, carry, history.at[i].set(J), norms.at[i].set(norm)
 
-    empty = jnp.full((steps,), jnp.nan, dtype)
+    shapes = jax.eval_shape(measured, state.params, data)
+    empty = tuple(jnp.full((steps,), jnp.nan, shapes[i].dtype) for i in (0, 2))
     _, (state, _, code), history, norms = jax.lax.while_loop(
-        lambda loop: (loop[0] < steps) & (loop[1][2] == Status.max_steps), body, (jnp.int32(0), carry, empty, empty)
+        lambda loop: (loop[0] < steps) & (loop[1][2] == Status.max_steps), body, (jnp.int32(0), carry, *empty)
     )
     return state, history, norms, code
 
@@ -261,25 +279,13 @@ def _run_with_progress(
         state, history, norms, code = run(m, eta, tol, data, state)
         parts.append((history, norms))
         done += m
-        last = history[~jnp.isnan(norms)]
-        shown = f"{float(last[-1]):.6g}" if last.size else "non-finite"
-        line = f"  [{'#' * (20 * done // steps):<20}] step {done}/{steps}  loss {shown}"
+        loss = float(history[~jnp.isnan(norms)][-1])
+        line = f"  [{'#' * (20 * done // steps):<20}] step {done}/{steps}  loss {loss:.6g}"
         if sys.stderr.isatty():
             print(f"\r{line}   ", end="", file=sys.stderr, flush=True)
     print(f"\r{line}   " if sys.stderr.isatty() else line, file=sys.stderr)
     histories, norms = (jnp.concatenate(p) for p in zip(*parts, strict=True))
     return state, histories, norms, code
-
-
-def _value_and_gradient(
-    loss: Loss | None, gradient: Loss | None, both: Callable[..., tuple[Array, Any]] | None
-) -> tuple[Loss | None, Loss | None, Any]:
-    """The functions as a hashable key of the compiled program."""
-    if both is not None and gradient is not None:
-        raise TypeError("Give gradient= or value_and_gradient=, not both.")
-    if both is None and not callable(loss):
-        raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
-    return loss, gradient, both
 
 
 def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any]:
@@ -333,17 +339,12 @@ def _batch(data: tuple[Array, ...], order: Array | None, step: Array, batch_size
     return tuple(take(x) for x in data)
 
 
-def _optax_promotion() -> Any:
-    """optax mixes dtypes, which a program with jax_numpy_dtype_promotion="strict" would refuse."""
-    return jax.numpy_dtype_promotion("standard")
-
-
 def _floating_leaf(p: ArrayLike) -> Array:
     p = _check.array("params", p)
     return p.astype(_check.common_dtype(p))  # a strong dtype: a weak one would compile the loop twice
 
 
 def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    if not _check.count(value):
         raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-    return value.__index__()
+    return _check.count(value)

@@ -44,8 +44,9 @@ def init(
     """Random parameters: W_l normal with variance gain / d (gain 2 for relu and its kin, 1 for tanh), b_l = 0.
 
     Shapes: sizes (d, h_1, ..., k) gives W_1 (d, h_1), ..., W_m (h_{m-1}, k). dtype: jax's default float if None.
-    Errors: TypeError for a key that is not `jax.random.key(seed)`; ValueError for fewer than two sizes, for a size
-    below 1, and for an activation that is not an elementwise one of `fundl.activations`.
+    Errors: TypeError for a key that is not `jax.random.key(seed)` and a dtype that is not floating; ValueError for
+    fewer than two sizes, for a size that is no whole number above 0, and for an activation that is not an elementwise
+    one of `fundl.activations`, by its name or the function itself.
 
     >>> params = init(jax.random.key(0), [4, 8, 3], activation="tanh")
     >>> [layer.W.shape for layer in params.layers]
@@ -53,17 +54,22 @@ def init(
 
     Source: He et al., arXiv 1502.01852, (10); LeCun et al., Efficient BackProp, section 4.6.
     """
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
-    if name not in _GAIN:
-        raise ValueError(f"activation must be one of {', '.join(_GAIN)}; got {name!r}.")
-    if not (isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)):
-        raise TypeError(f"key must be a random key such as jax.random.key(0); got {key!r}.")
-    if len(sizes) < 2 or any(int(m) != m or m < 1 for m in sizes):
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+    if name not in _GAIN or activation not in (name, getattr(activations, name)):
+        raise ValueError(
+            f"activation must be one of {', '.join(_GAIN)}, or that function of fundl.activations; got {activation!r}. "
+            "A network with an activation of your own is a backprop.chain."
+        )
+    _check.random_key("key", key)
+    widths = [_check.count(m) for m in sizes]
+    if len(widths) < 2 or 0 in widths:
         raise ValueError(f"sizes must be at least two positive integers (d, ..., k); got {tuple(sizes)}.")
     dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be floating, such as jnp.float32; got {dtype}, which would make every weight 0.")
     keys = jax.random.split(key, len(sizes) - 1)
     layers = []
-    for i, (d, k) in enumerate(itertools.pairwise(sizes)):
+    for i, (d, k) in enumerate(itertools.pairwise(widths)):
         # The last layer feeds no activation, so its gain is 1.
         gain = _GAIN[name] if i < len(sizes) - 2 else 1.0
         W = jax.random.normal(keys[i], (d, k), jnp.float32) * (gain / d) ** 0.5
@@ -204,11 +210,12 @@ def fit(
     """
     X, y = _check.array("X", X), _check.array("y", y)
     n = _check.examples(X=X, y=y)
-    w = _check.per_example_weights(weights, (n,), params.layers[0].W.dtype)
+    dtype = _check.compute_dtype(params.layers[0].W)
+    w = _check.per_example_weights(weights, (n,), dtype)
     _check.finite("X", X, w)
     # Labels and shapes are refused here, where their values can be seen: the loop can only mark them with NaN.
     network, _ = _network(params, loss)
-    network.loss.forward(jnp.zeros((n, params.layers[-1].b.shape[0]), params.layers[0].W.dtype), y, weights=w)
+    network.loss.forward(jnp.zeros((n, params.layers[-1].b.shape[0]), dtype), y, weights=w)
     if batch_size is not None:
         batch_size = min(batch_size, n)
         key = jax.random.key(0) if key is None else key
@@ -217,7 +224,7 @@ def fit(
         params,
         data=(X, y) if w is None else (X, y, w),
         value_and_gradient=_objective(loss),
-        optimizer=optax.adam(1e-3) if optimizer is None else optimizer,
+        optimizer=_adam(max(map(_smallest, jax.tree.leaves(params)))) if optimizer is None else optimizer,
         steps=steps,
         batch_size=batch_size,
         key=key,
@@ -233,6 +240,16 @@ def _objective(name: Loss) -> Callable[..., tuple[Array, Params]]:
         return value_and_gradient(params, X, y, loss=name, weights=weights)
 
     return objective
+
+
+@lru_cache(maxsize=8)
+def _adam(eps: float) -> optax.GradientTransformation:
+    """One optimiser object, for the same reason; in float16 optax's eps of 1e-8 is 0, and 0 / 0 its first update."""
+    return optax.adam(1e-3, eps=max(1e-8, eps))
+
+
+def _smallest(p: ArrayLike) -> float:
+    return float(jnp.finfo(_check.common_dtype(_check.array("params", p))).tiny)
 
 
 def _several_classes(params: Params) -> None:

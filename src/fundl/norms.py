@@ -3,6 +3,9 @@
 Half-precision inputs are summed, and the norm returned, in float32.
 """
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -86,12 +89,7 @@ def l2(x: ArrayLike, *, axis: Axis = None) -> Array:
     """
     (x,) = _check.floats(x=x)
     axes = _axes(x, axis)
-    u, scale = _scaled(x, axes)
-    s = jnp.sum(u * u, axis=axes, keepdims=True)
-    zero = s == 0
-    # sqrt has an infinite derivative at 0, so 0 never reaches it.
-    norm = jnp.where(zero, jnp.zeros_like(s), scale * jnp.sqrt(jnp.where(zero, jnp.ones_like(s), s)))
-    return jnp.squeeze(norm, axis=axes)
+    return jnp.squeeze(_l2(x, axes), axis=axes)
 
 
 def l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
@@ -101,11 +99,55 @@ def l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
     [ 0.6 -0.8] [0. 0.]
     """
     x, v, dy = _inputs(dy, x, axis)
-    u, _ = _scaled(v, axis)
+    # y = norm2(x)
+    return (dy * _direction(v, axis)).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _l2(x: Array, axes: tuple[int, ...]) -> Array:
+    """The norm, its axes kept with length 1. With its own rule: autodiff's products of scales would leave the range."""
+    u, scale = _scaled(x, axes)
+    return scale * jnp.sqrt(jnp.sum(u * u, axis=axes, keepdims=True))
+
+
+@_l2.defjvp
+def _(axes: tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return _l2(x, axes), jnp.sum(_direction(x, axes) * dx, axis=axes, keepdims=True)
+
+
+def _direction(x: Array, axis: Axis) -> Array:
+    """x / norm2(x), and 0 at x = 0."""
+    u, _ = _scaled(x, axis)
     s = jnp.sum(u * u, axis=axis, keepdims=True)
     zero = s == 0
-    # y = scale sqrt(s) with s = sum_i u_i^2, u_i = x_i / scale
-    return (dy * jnp.where(zero, jnp.zeros_like(u), u / jnp.sqrt(jnp.where(zero, jnp.ones_like(s), s)))).astype(x.dtype)
+    # The scale of u cancels; sqrt has an infinite derivative at 0, so 0 never reaches it.
+    return jnp.where(zero, jnp.zeros_like(u), u / jnp.sqrt(jnp.where(zero, jnp.ones_like(s), s)))
+
+
+def l2_of_leaves(tree: Any) -> Array:
+    """L2 norm of all entries of a pytree; one pass over them where the sum of their squares tells it.
+
+    Else one more, of entries scaled by one power of two for all small sums and one for all large: less to compile than
+    `l2` of each leaf, and the squares that underflow do not count.
+    """
+    leaves = _check.floats(**{f"leaf {i}": v for i, v in enumerate(jax.tree.leaves(tree))})
+
+    def squared(scale: Array) -> Array:
+        return sum((jnp.sum((scale * v) ** 2) for v in leaves), jnp.zeros_like(scale))
+
+    def scaled() -> Array:
+        scale = jnp.where(s < 1, one * 2.0**k, one * 2.0**-k)
+        S = squared(scale)
+        zero = S == 0  # sqrt has an infinite derivative at 0, so 0 never reaches it
+        return jnp.where(zero, jnp.zeros_like(S), jnp.sqrt(jnp.where(zero, one, S)) / scale)
+
+    one = jnp.ones((), _check.compute_dtype(*leaves))
+    info = jnp.finfo(one.dtype)
+    k, s = 9 * info.maxexp // 16, squared(one)
+    told = (s > info.tiny / info.eps**2) & (s <= info.max)  # in a smaller sum, squares that underflow might count
+    # Under vmap both are computed, and differentiated.
+    return jax.lax.cond(told, lambda: jnp.sqrt(jnp.where(told, s, one)), scaled)
 
 
 def _scaled(x: Array, axis: Axis) -> tuple[Array, Array]:

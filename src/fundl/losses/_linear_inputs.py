@@ -49,6 +49,7 @@ def cap(softcap: float | None) -> float | None:
         return None
     if not _check.concrete(softcap):
         raise TypeError("softcap is fixed when the program is traced: give a Python number, not a traced array.")
+    _check.scalar("softcap", softcap)
     _check.positive("softcap", softcap)
     if not math.isfinite(softcap):
         raise ValueError(f"softcap must be finite; got {softcap}. None is no cap.")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from fundl import _check
 from fundl._types import Array
 from fundl.losses._logit_slices import Data, Plan, Tangents, Totals, varying_zero
 from fundl.losses._logit_tiles import cotangent_of, losses_of, tangent_of, totals_of
@@ -50,9 +51,10 @@ def plan_for(
         whole = local_n * local_k <= 2 * ROWS * COLUMNS  # one tile is made once, forward and backward
         rows, columns = (local_n, local_k) if whole else (tile_size(local_n, ROWS), tile_size(local_k, COLUMNS))
     else:
-        if not (isinstance(tile, tuple | list) and len(tile) == 2 and all(isinstance(v, int) and v > 0 for v in tile)):
+        sizes = [_check.count(v) for v in tile] if isinstance(tile, tuple | list) else []
+        if len(sizes) != 2 or 0 in sizes:
             raise ValueError(f"tile must be two positive whole numbers, examples and classes per tile; got {tile}.")
-        rows, columns = min(tile[0], local_n), min(tile[1], local_k)
+        rows, columns = min(sizes[0], local_n), min(sizes[1], local_k)
     half = data.X.dtype == data.W.dtype == jnp.bfloat16
     dtype = jnp.dtype(dtype)
     operands = jnp.dtype(jnp.bfloat16) if half else dtype
