@@ -178,6 +178,8 @@ def _judge_text(bench: Bench, kind: str, autodiff: float, value: float) -> str:
         return "differences of f"
     if kind == "not finite":
         return f"jax.vjp {autodiff:.9g}"
+    if bench.trusted:
+        return "jax.vjp"
     return "jax.vjp and differences agree" if autodiff == value else f"differences; jax.vjp gives {autodiff:.9g}"
 
 

@@ -194,7 +194,7 @@ def _added(cases: list[Case]) -> Iterator[tuple[str, str]]:
         yield (
             "added",
             (
-                "f is constant around every point, so its gradient is 0; if that of another function is meant "
+                "f is constant around every point, so far as autodiff tells; if the gradient of another is meant "
                 "(straight through), examine that one: x + stop_gradient(f(x) - x), say, with reference='autodiff'"
             ),
         )

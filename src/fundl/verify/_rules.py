@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     domain     where f has values: "positive", "probability", "simplex", "fixed", (low, high), or a function that
                maps any array into the domain; one for all arguments or a dict by name of argument
     kink       the value declared at kinks: "left", "right", "average" or "zero"; None accepts any subgradient
-    reference  "auto" (autodiff, confirmed by differences), "autodiff" (where f means its stop_gradient) or
+    reference  "auto" (autodiff, confirmed by differences), "autodiff" (alone: where f means its stop_gradient) or
                "differences" (values of f alone)
     has_aux    f returns (output, aux), and only output is differentiated
     seed       of the random points
