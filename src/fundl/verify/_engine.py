@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl.verify._arguments import Arguments, to_numpy
-from fundl.verify._programs import coarsest, holds, in_float64
+from fundl.verify._programs import Shake, coarsest, cuts, holds, in_float64
 
 __all__ = ["UNTRACEABLE", "Engine", "StructureError"]
 
@@ -78,6 +78,8 @@ class Engine:
         self.inside: Any = None  # the coarsest dtype that f casts to when called in float64
         self.own_dtypes_only = False  # f takes no float64 where its arguments are narrower
         self.traced = self.calls_back = False  # jax can trace f; f calls back into Python
+        self.cuts: list[tuple[float, float]] = []  # constants of f that may have been cut to few digits
+        self._shake: Shake | None = None
 
     def look_inside(self) -> None:
         """Find out in what dtypes f computes when it is called in float64."""
@@ -94,6 +96,7 @@ class Engine:
                     continue
                 self.traced, self.own_dtypes_only = True, structs is own
                 self.inside, self.calls_back = coarsest(jaxpr), holds(jaxpr, "pure_callback")
+                self.cuts = cuts(jaxpr, self.eps)
                 return
 
     @property
@@ -112,7 +115,7 @@ class Engine:
         if not (_is_wide(leaves) and any(isinstance(x, jax.core.Tracer) for x in leaves)):
             return function(leaves, dys)
         own = (self._own_dtypes(leaves), self.output_dtypes)
-        call = functools.partial(in_float64, function, (leaves, dys), self.eps)
+        call = functools.partial(in_float64, function, (leaves, dys), self.eps, shake=self._shake)
         if self.own_dtypes_only:
             return call(dtypes=own)
         try:
@@ -130,10 +133,28 @@ class Engine:
 
     def values(self, leaves: list[Any]) -> list[Any]:
         """The floating outputs of f."""
-        if not _is_wide(leaves) or not (self.inside or self.own_dtypes_only or self.calls_back):
+        if not _is_wide(leaves) or not (self.inside or self.own_dtypes_only or self.calls_back or self.cuts):
             return self._plain_values(leaves)
         dtypes = (self._own_dtypes(leaves),) if self.own_dtypes_only else None
-        return in_float64(self._plain_values, (leaves,), np.inf, dtypes=dtypes)
+        return in_float64(self._plain_values, (leaves,), self.eps, dtypes=dtypes, shake=self._shake)
+
+    def shaken(self, compute: Compute, seed: int, leaves: list[Any], dys: list[Any]) -> Compute | None:
+        """compute with its constants that are in doubt moved within it; None where it has none for such arguments."""
+        shake = Shake(seed)
+
+        def moved(leaves: list[Any], dys: list[Any]) -> Any:
+            self._shake = shake
+            try:
+                return compute(leaves, dys)
+            finally:
+                self._shake = None
+
+        try:
+            with jax.enable_x64(True):
+                jax.eval_shape(moved, leaves, dys)
+        except UNTRACEABLE:
+            return None
+        return moved if shake.moved else None
 
     def _plain_values(self, leaves: list[Any]) -> list[Any]:
         out = self.f(*self.arguments.build(leaves))

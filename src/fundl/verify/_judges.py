@@ -67,7 +67,21 @@ class Bench:
         else:
             self.outputs, grads = self.engine.run("ad", self.engine.autodiff, stacks, np.float64, self.chunk)
             self.gradients = flat(grads)
+            if any(doubt for _, doubt in self.engine.cuts):
+                moved = np.abs(self._in_doubt(self.engine.autodiff, *stacks) - self.gradients)
+                self.errors = np.where(np.isfinite(moved), moved, 0.0).max(axis=0)
         self.ok = np.all([np.isfinite(v.reshape(len(v), -1)).all(axis=1) for v in self.outputs], axis=0)
+
+    def _in_doubt(self, compute: Callable[..., Any], stacks: Arrays, dys: Arrays) -> np.ndarray:
+        """Gradients with the constants that are in doubt moved, twice: (2, P, entries), or none of them: (0, ...)."""
+        found = []
+        for seed in range(2):
+            moved = self.engine.shaken(compute, seed, [x[0] for x in stacks], [dy[0] for dy in dys])
+            if moved is not None:
+                out = self.engine.run(moved, moved, [stacks, dys], np.float64, self.chunk)
+                found.append(flat(out[1] if compute == self.engine.autodiff else out))
+                self.engine.forget(moved)
+        return np.reshape(found, (len(found), len(stacks[0]), self.offsets[-1]))
 
     def entries(self, points: Points | None = None) -> np.ndarray:
         """The differentiable entries of the points, (P, entries)."""
@@ -210,8 +224,8 @@ class Bench:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The least and the largest value of the rule at each (point, entry) when its inputs are rounded differently.
 
-        Every input but zeros moves, so that a value wrong at one point only is not taken for the rule's rounding.
-        Without a rule it is autodiff that is asked.
+        Every input but zeros moves, so that a value wrong at one point only is not taken for the rule's rounding; and
+        its constants, where they are in doubt. Without a rule it is autodiff that is asked.
         """
         if not where:
             return np.zeros(0), np.zeros(0)
@@ -222,12 +236,13 @@ class Bench:
             for group in (self.pick(self.points.stacks, p), self.pick(self.dys, p))
         )
         if compute is None:
-            found = self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)[1]
+            found = flat(self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)[1])[None]
         else:
-            found = self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk)
-        out = flat(found)
-        mine = out[np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)].reshape(len(where), _SHAKEN)
-        low, high = np.fmin.reduce(mine, axis=1), np.fmax.reduce(mine, axis=1)
+            found = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))[None]
+            found = np.concatenate([found, self._in_doubt(compute, stacks, dys)])
+        mine = found[:, np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)]
+        mine = mine.reshape(len(found), len(where), _SHAKEN)
+        low, high = np.fmin.reduce(mine, axis=(0, 2)), np.fmax.reduce(mine, axis=(0, 2))
         finite = np.isfinite(low) & np.isfinite(high)
         return np.where(finite, low, 0.0), np.where(finite, high, 0.0)
 
