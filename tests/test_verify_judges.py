@@ -143,3 +143,17 @@ def test_what_a_constant_was_before_it_was_cut():
     assert value == np.float32(np.pi)
     assert abs(value - np.pi) < doubt < 1e-7 * np.pi
     assert cuts(jax.make_jaxpr(lambda x: 0.1 * x)(jnp.float64(1.0)).jaxpr, 1.2e-7) == []
+
+
+def test_a_sum_in_bfloat16_that_stops_growing_is_caught():
+    x = jnp.asarray(RNG.standard_normal((512, 2)), jnp.bfloat16)
+
+    def f(x, b):
+        return x + b[None]
+
+    def stops(dy, x, b):
+        return dy, jax.lax.fori_loop(0, len(dy), lambda i, total: total + dy[i], jnp.zeros_like(b))
+
+    report = verify.check_rule(f, stops, x, x[0])
+    assert [(w.argument, w.cause, w.dtype) for w in report.failures] == [("b", "precision", "bfloat16")], str(report)
+    assert verify.check_rule(f, lambda dy, x, b: (dy, dy.sum(axis=0)), x, x[0]).ok
