@@ -7,6 +7,7 @@ import pytest
 
 from fundl import verify
 from fundl.verify._programs import cuts
+from mutants import OPERATIONS
 
 pytestmark = pytest.mark.large
 
@@ -70,6 +71,13 @@ def test_kinks_and_missing_values_leave_a_choice_where_autodiff_judges_alone():
     outside = verify.check_rule(jnp.abs, lambda dy, x: jnp.where(x == 0, -2 * dy, jnp.where(x < 0, -dy, dy)), X,
                                 reference="autodiff")  # fmt: skip
     assert [f.cause for f in outside.failures] == ["kink"]
+
+
+def test_a_value_of_autodiff_at_one_point_alone_is_a_choice():
+    bce = OPERATIONS["bce"]  # autodiff gives another gradient at 0 than beside it
+    args = [jnp.asarray(x, jnp.float32) for x in bce.sample(np.random.default_rng(0))]
+    report = verify.check_rule(bce.f, bce.backward, *args, reference="autodiff", **bce.options)
+    assert report.ok, str(report)
 
 
 def rms_norm(x):

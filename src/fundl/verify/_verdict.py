@@ -72,4 +72,5 @@ def decided(v: Verdict) -> Verdict:
         return Verdict("smooth", (v.low + v.high) / 2, v.high - v.low, v.low, v.high)
     if np.isnan(v.low) or v.low <= v.value <= v.high:
         return Verdict("smooth", v.value, v.error)
-    return Verdict("kink", v.value, v.error, min(v.low, v.value), max(v.high, v.value))
+    slack = 2 * (v.high - v.low)  # they still vary beside it
+    return Verdict("kink", v.value, v.error, min(v.low, v.value), max(v.high, v.value), slack=slack)
