@@ -146,7 +146,7 @@ def test_what_a_constant_was_before_it_was_cut():
         x = jnp.float32(1.0)
         return cuts(jax.make_jaxpr(lambda x: sum(c * x for c in constants))(x).jaxpr, 1.2e-7)
 
-    assert found(1e-6, 0.044715, 2.0, -0.375, 1e30) == [(1e-6, 0.0), (0.044715, 0.0), (1e30, 0.0)]
+    assert found(1e-6, 0.044715, 2.0, -0.375, 1234567.0, 1e30) == [(1e-6, 0.0), (0.044715, 0.0), (1e30, 0.0)]
     ((value, doubt),) = found(np.pi)
     assert value == np.float32(np.pi)
     assert abs(value - np.pi) < doubt < 1e-7 * np.pi

@@ -108,8 +108,9 @@ def _meant(literal: Any, eps: float) -> tuple[float, float] | None:
     info = jnp.finfo(narrow)
     if eps < info.eps or not np.isfinite(value) or float(narrow.type(value)) != value:
         return None
-    if (np.frexp(value)[0] * 2.0 ** (info.nmant // 2)).is_integer():
-        return None  # a fraction of a power of two, exact in any float
+    whole = value.is_integer() and abs(value) < 2.0**info.nmant
+    if whole or (np.frexp(value)[0] * 2.0 ** (info.nmant // 2)).is_integer():
+        return None  # a count, or a fraction of a power of two: nothing was cut
     for digits in range(1, info.precision + 1):
         decimal = float(f"{value:.{digits}g}")
         if float(narrow.type(decimal)) == value:
