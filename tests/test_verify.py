@@ -669,6 +669,17 @@ class TestCommandLine:
         assert [r["ok"] for r in result["reports"]] == [True, False]
         assert verify.run([f"{module}:right"], shapes="(4,3),(3,2)", quiet=True) == 0
 
+    def test_notes_on_a_rule_that_passes_are_printed(self, capsys):
+        def f(x, mask):
+            return jnp.where(mask, x, 0.0)
+
+        case = ("masked", f, lambda dy, x, mask: dy, (X[0], jnp.ones(3, bool)), {})
+        assert verify.check_cases([case]) == 0
+        out = capsys.readouterr().out
+        assert "note  masked: every entry of mask is True, so a rule that ignores it passes: vary it" in out
+        assert verify.check_cases([case], quiet=True) == 0
+        assert "note" not in capsys.readouterr().out
+
     def test_a_module_is_checked_but_for_what_has_no_inputs(self, module, tmp_path, capsys):
         (tmp_path / "mixed_ops.py").write_text(
             "def fine(x):\n    return 3 * x\n"

@@ -8,8 +8,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from fundl import verify
+from fundl.verify._arguments import Arguments
 from fundl.verify._engine import Engine, quick_compile
-from fundl.verify._programs import coarsest, in_float64
+from fundl.verify._programs import coarsest, equations, in_float64
 
 pytestmark = pytest.mark.large
 
@@ -212,7 +213,7 @@ def test_programs_in_float64_lose_no_digit():
 
 
 def test_convolutions_are_compiled_with_optimisation(monkeypatch):
-    seen = []
+    quick, seen = quick_compile(), []  # the first call compiles something itself
     compile_ = jax.stages.Lowered.compile
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, compiler_options=None: (
         seen.append(compiler_options), compile_(self, compiler_options))[1])  # fmt: skip
@@ -223,7 +224,31 @@ def test_convolutions_are_compiled_with_optimisation(monkeypatch):
 
     Engine._compile(jax.jit(convolve), part, 2)
     Engine._compile(lambda leaves: leaves[0] + 1, part, 2)
-    assert seen == [{}, quick_compile()]
+    assert seen == [{}, quick]
+
+
+def test_convolutions_with_kernels_of_their_own_are_not_made_one_in_groups(monkeypatch):
+    seen = []
+    lower = jax.stages.Traced.lower
+    monkeypatch.setattr(jax.stages.Traced, "lower", lambda self: (seen.append(self.jaxpr.jaxpr), lower(self))[1])
+
+    def f(x, w):
+        return jnp.convolve(x, w, mode="valid")
+
+    x, w = np.arange(8.0), np.arange(3.0)
+    engine = Engine(f, (x, w), Arguments(f, (x, w)), False)
+    engine.look_inside()
+    stacks, dys = [np.stack([x] * 5), np.stack([w] * 5)], [np.ones((5, 6))]
+    where, steps = np.zeros((5, 1), int), np.full((5, 1, 4), 0.125)
+    engine.run("ad", engine.autodiff, [stacks, dys], np.float64, 5)
+    (slopes, _) = engine.run("differences", lambda a, b, c, d: engine.differences(a, b, c[0], d[0]),
+                             [stacks, dys, [where], [steps]], np.float64, 5)  # fmt: skip
+    np.testing.assert_allclose(slopes, w[-1], rtol=1e-12)
+    found = [eqn for program in seen for eqn in equations(program) if eqn.primitive.name == "conv_general_dilated"]
+    groups = [eqn.params["feature_group_count"] * eqn.params["batch_group_count"] for eqn in found]
+    assert len(seen) == 2
+    assert groups
+    assert set(groups) == {1}
 
 
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])

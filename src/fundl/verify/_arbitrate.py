@@ -1,4 +1,7 @@
-"""Where rule and autodiff differ, differences decide: wrong, a choice at a kink, or autodiff itself in error."""
+"""Where rule and autodiff differ, differences decide: wrong, a choice at a kink, or autodiff itself in error.
+
+Where autodiff is right by definition they are not asked: what it gives near by tells a kink from a mistake.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fundl.verify._judges import Bench, Verdict
-from fundl.verify._report import Report
+from fundl.verify._judges import Bench
+from fundl.verify._report import Failure, Report
 from fundl.verify._single import FAINT
+from fundl.verify._verdict import Verdict
 
-__all__ = ["Wrong", "arbitrate"]
+__all__ = ["Wrong", "arbitrate", "confirm"]
 
 _JUDGED = 12  # entries arbitrated per leaf and kind of point
 # Digits lost to the rounding of terms of usual size are said, not failed.
@@ -23,7 +27,7 @@ _LOST = (
 _NEITHER = "f has a value at {at:.6g} ({kind}), but the rule gives {given} in {name}, and jax.grad {other}"
 _UNDECIDED = (
     "undecided in {name} at {at:.6g} ({kind}): the rule gives {given:.6g}, jax.grad {other:.6g}, "
-    "and differences cannot tell"
+    "and {judge} cannot tell"
 )
 
 
@@ -115,12 +119,52 @@ def arbitrate(bench: Bench, given: np.ndarray, compute: Callable[..., Any], kink
     return wrong
 
 
+def confirm(bench: Bench, given: np.ndarray, report: Report) -> list[Failure]:
+    """Differences at a few points where rule and autodiff agree: both may share one mistake."""
+    rng = np.random.default_rng(bench.seed + 5)
+    ordinary = [p for p in np.flatnonzero(bench.ok) if bench.points.kinds[p] in ("as given", "ordinary values")]
+    count = 3 if bench.size <= 20_000 else 1
+    chosen = []
+    for p in ordinary[:count]:
+        for a, b in zip(bench.offsets[:-1], bench.offsets[1:], strict=True):
+            if b > a:
+                chosen += [(int(p), int(e)) for e in rng.integers(a, b, 2 if bench.size <= 20_000 else 1)]
+    gaps = []
+    tops = bench.leaf_max(bench.gradients)
+    for (p, e), v in zip(chosen, bench.verdicts(chosen, values_only=True), strict=True):
+        t, top = float(bench.gradients[p, e]), float(tops[p, e])
+        if not np.isfinite(v.value) or v.error > 1e-6 * top:
+            continue
+        gap = abs(t - v.value)
+        slack = 8 * v.error + 1e-6 * top
+        if v.kind == "smooth" and gap > slack and abs(float(given[p, e]) - v.value) <= slack:
+            continue  # autodiff alone is wrong here, and has been reported
+        if v.kind == "smooth":
+            gaps.append(gap / top if top else 0.0)
+            if gap > slack:
+                return [_both_wrong(bench, given, p, e, v)]
+    if gaps:
+        report.judges += f", confirmed by differences to {max(max(gaps), 1e-16):.0e}"
+    else:
+        report.notes.append("differences could not confirm autodiff at the points tried")
+    return []
+
+
+def _both_wrong(bench: Bench, given: np.ndarray, p: int, e: int, v: Verdict) -> Failure:
+    return Failure(
+        _name(bench, e), "shared", "the rule and autodiff agree with each other, and not with f",
+        "f holds a stop_gradient or a custom derivative that is wrong; if it is meant, pass reference='autodiff'",
+        bench.where(e)[1], float(given[p, e]), v.value, seen_at=bench.points.kinds[p], judges="differences of f",
+    )  # fmt: skip
+
+
 def _first_of_each(bench: Bench, entries: list[tuple[int, int, float, float]], text: str) -> list[str]:
     """One note for each leaf with such entries: what the rule gave there, and the other value."""
     out: dict[str, str] = {}
     for p, e, given, other in entries:
         name, at, kind = _name(bench, e), bench.entries()[p, e] + 0.0, bench.points.kinds[p]
-        out.setdefault(name, text.format(name=name, at=at, kind=kind, given=given + 0.0, other=other))
+        judge = "jax.grad near by" if bench.trusted else "differences"
+        out.setdefault(name, text.format(name=name, at=at, kind=kind, given=given + 0.0, other=other, judge=judge))
     return list(out.values())
 
 
@@ -128,9 +172,10 @@ def _reference_text(bench: Bench, p: int, e: int, g: float, t: float, v: Verdict
     _, index = bench.where(e)
     name = _name(bench, e)
     at = bench.entries()[p, e] + 0.0
+    judge = "near by" if bench.trusted else "differences"
     return (
         f"jax.grad of f is wrong in {name} at {at:.6g} ({bench.points.kinds[p]}, index {list(index)}): "
-        f"it gives {t:.9g}, differences {v.value:.9g}, the rule {g:.9g}"
+        f"it gives {t:.9g}, {judge} {v.value:.9g}, the rule {g:.9g}"
     )
 
 

@@ -57,10 +57,11 @@ def run(targets: list[str], *, json: bool = False, shapes: str | None = None, qu
 def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False, jobs: int | None = 1) -> int:
     """Check (label, f, backward, args, options) one by one; a backward of None means f's own custom rule.
 
-    Prints progress, each failing report, and a table; with json one JSON object instead, with quiet the failing
-    reports and the count alone. jobs threads work at once, with None one for each core up to four; what a `with`
-    block sets in jax does not reach other threads, so more than one is for programs without such. Returns 0, 1 where a
-    rule is wrong, or 2 where a function or its options cannot be used, which is said on standard error too.
+    Prints progress, each failing report, a table, and the notes on rules that pass; with json one JSON object instead,
+    with quiet the failing reports and the count alone. jobs threads work at once, with None one for each core up to
+    four; what a `with` block sets in jax does not reach other threads, so more than one is for programs without such.
+    Returns 0, 1 where a rule is wrong, or 2 where a function or its options cannot be used, which is said on standard
+    error too.
 
     >>> import jax.numpy as jnp
     >>> cases = [("sine", jnp.sin, lambda dy, x: dy * jnp.cos(x), (jnp.ones(3),), {})]
@@ -270,5 +271,8 @@ def _table(reports: list[Report], seconds: float, quiet: bool) -> str:
             verdict = "ok   " if r.ok else "error" if _unusable(r) else "WRONG"
             lines.append(f"{r.name:<{width}}  {verdict}    {r.points:>6}  {shown}  {r.seconds:>6.2f}{extra}".rstrip())
         lines.append("")
+        # What was not examined, or not decided, is all that warns of a rule that passes.
+        notes = [f"note  {r.name}: {note}" for r in reports if r.ok for note in r.notes]
+        lines += [*notes, ""] if notes else []
     lines.append(f"{sum(r.ok for r in reports)} of {len(reports)} rules right, {seconds:.1f} s")
     return "\n".join(lines)

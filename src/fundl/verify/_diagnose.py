@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fundl.verify._hypotheses import Case, elementwise_causes, some_entries, structural_causes
+from fundl.verify._hypotheses import Case, elementwise_causes, some_entries, structural_causes, threshold_causes
 from fundl.verify._judges import Bench, flat
 from fundl.verify._probes import (
     Evidence,
@@ -155,6 +155,7 @@ def _causes(evidence: Evidence, leaf: int, usual: np.ndarray) -> Iterator[tuple[
     yield from where_labels_say(evidence, usual, entries, shape)
     yield from dependence_causes(evidence, usual, entries)
     yield from rounding_causes(evidence, usual, entries)
+    yield from threshold_causes(cases)
     yield from some_entries(cases, few=False)
 
 
@@ -178,6 +179,8 @@ def _judge_text(bench: Bench, kind: str, autodiff: float, value: float) -> str:
         return "differences of f"
     if kind == "not finite":
         return f"jax.vjp {autodiff:.9g}"
+    if bench.trusted:
+        return "jax.vjp"
     return "jax.vjp and differences agree" if autodiff == value else f"differences; jax.vjp gives {autodiff:.9g}"
 
 
@@ -227,8 +230,11 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         return cause, text
     zero = np.any(flat([x == 0 for x in bench.points.stacks if x.dtype.kind == "f"]), axis=1)
     zeros = zero[rows].all() and any(k.endswith(_ZEROS) for k in kinds)
-    big = [k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e", " at "))]
-    if kind == "not finite" and not zeros:
+    big = [
+        k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e+", "by 1000", " at "))
+    ]
+    tiny = [k for k in kinds if "scaled by 1e-" in k]
+    if kind == "not finite" and not zeros and (big or not tiny):
         return "overflow", "overflows at large inputs: no shift by the largest entry, or a product that is too large"
     if zeros:
         return "zero", f"{what} only at zeros: a division by 0, or a missing case"
@@ -236,8 +242,10 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         return "region", ""
     for cause, text in _other_labels(evidence, rows):
         return cause, text
-    if big:
+    if big and not tiny:
         return "saturated", f"{what} only where saturated or very large ({big[0]})"
+    if tiny and not big:
+        return "region", f"{what} only where very small ({tiny[0]})"
     return "region", f"{what} only at special points ({', '.join(kinds[:2])})"
 
 

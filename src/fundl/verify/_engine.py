@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl.verify._arguments import Arguments, to_numpy
-from fundl.verify._programs import coarsest, holds, in_float64
+from fundl.verify._programs import Shake, coarsest, cuts, holds, in_float64
 
 __all__ = ["UNTRACEABLE", "Engine", "StructureError"]
 
@@ -25,6 +25,10 @@ _QUICK = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+
+# XLA makes many convolutions, each with a kernel of its own, one in groups, whose time grows with their square: what
+# holds one is run point after point.
+_CONVOLUTION = "conv_general_dilated"
 
 
 @functools.cache
@@ -77,7 +81,9 @@ class Engine:
         self.shapes = [np.shape(leaves[i]) for i in self.outputs]
         self.inside: Any = None  # the coarsest dtype that f casts to when called in float64
         self.own_dtypes_only = False  # f takes no float64 where its arguments are narrower
-        self.traced = self.calls_back = False  # jax can trace f; f calls back into Python
+        self.traced = self.calls_back = self.convolves = False  # jax can trace f; what f holds
+        self.cuts: list[tuple[float, float]] = []  # constants of f that may have been cut to few digits
+        self._shake: Shake | None = None
 
     def look_inside(self) -> None:
         """Find out in what dtypes f computes when it is called in float64."""
@@ -94,6 +100,7 @@ class Engine:
                     continue
                 self.traced, self.own_dtypes_only = True, structs is own
                 self.inside, self.calls_back = coarsest(jaxpr), holds(jaxpr, "pure_callback")
+                self.cuts, self.convolves = cuts(jaxpr, self.eps), holds(jaxpr, _CONVOLUTION)
                 return
 
     @property
@@ -112,7 +119,7 @@ class Engine:
         if not (_is_wide(leaves) and any(isinstance(x, jax.core.Tracer) for x in leaves)):
             return function(leaves, dys)
         own = (self._own_dtypes(leaves), self.output_dtypes)
-        call = functools.partial(in_float64, function, (leaves, dys), self.eps)
+        call = functools.partial(in_float64, function, (leaves, dys), self.eps, shake=self._shake)
         if self.own_dtypes_only:
             return call(dtypes=own)
         try:
@@ -130,10 +137,28 @@ class Engine:
 
     def values(self, leaves: list[Any]) -> list[Any]:
         """The floating outputs of f."""
-        if not _is_wide(leaves) or not (self.inside or self.own_dtypes_only or self.calls_back):
+        if not _is_wide(leaves) or not (self.inside or self.own_dtypes_only or self.calls_back or self.cuts):
             return self._plain_values(leaves)
         dtypes = (self._own_dtypes(leaves),) if self.own_dtypes_only else None
-        return in_float64(self._plain_values, (leaves,), np.inf, dtypes=dtypes)
+        return in_float64(self._plain_values, (leaves,), self.eps, dtypes=dtypes, shake=self._shake)
+
+    def shaken(self, compute: Compute, seed: int, leaves: list[Any], dys: list[Any]) -> Compute | None:
+        """compute with its constants that are in doubt moved within it; None where it has none for such arguments."""
+        shake = Shake(seed)
+
+        def moved(leaves: list[Any], dys: list[Any]) -> Any:
+            self._shake = shake
+            try:
+                return compute(leaves, dys)
+            finally:
+                self._shake = None
+
+        try:
+            with jax.enable_x64(True):
+                jax.eval_shape(moved, leaves, dys)
+        except UNTRACEABLE:
+            return None
+        return moved if shake.moved else None
 
     def _plain_values(self, leaves: list[Any]) -> list[Any]:
         out = self.f(*self.arguments.build(leaves))
@@ -208,11 +233,14 @@ class Engine:
                 start += n
             return [xp.asarray(v).astype(flat.dtype) for v in self.values(full)]
 
+        def each(function: Callable[[Any], Any], over: Any) -> Any:
+            return jax.lax.map(function, over) if self.convolves else jax.vmap(function)(over)
+
         def slope(pair: tuple[Any, Any]) -> Any:
             i, h = pair
             here = numbers == i
             sides = xp.stack([xp.where(here, flat + h, flat), xp.where(here, flat - h, flat)])
-            outputs = [xp.stack(v) for v in zip(*map(at, sides), strict=True)] if concrete else jax.vmap(at)(sides)
+            outputs = [xp.stack(v) for v in zip(*map(at, sides), strict=True)] if concrete else each(at, sides)
             total = noise = 0.0
             for dy, v in zip(dys, outputs, strict=True):
                 # A cotangent of zero hides an output, even an infinite one.
@@ -227,7 +255,10 @@ class Engine:
             return [np.reshape(np.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
         pairs = (entries, jnp.ravel(steps))
-        out = jax.vmap(slope)(pairs) if together == entries.size else jax.lax.map(slope, pairs, batch_size=together)
+        if self.convolves or together == entries.size:
+            out = each(slope, pairs)
+        else:
+            out = jax.lax.map(slope, pairs, batch_size=together)
         return [jnp.reshape(v, steps.shape) for v in out]
 
     def run(self, key: Any, compute: Callable[..., Any], stacks: Sequence[Arrays], dtype: Any, chunk: int) -> Any:
@@ -271,7 +302,9 @@ class Engine:
         first = part if chunk > 1 else [[s[0] for s in group] for group in part]
         traced = jax.jit(jax.vmap(compute) if chunk > 1 else compute).trace(*first)
         # Without optimisation a convolution runs eight times as long.
-        slow = holds(traced.jaxpr.jaxpr, "conv_general_dilated")
+        slow = holds(traced.jaxpr.jaxpr, _CONVOLUTION)
+        if slow and chunk > 1:
+            traced = jax.jit(lambda *groups: jax.lax.map(lambda one: compute(*one), groups)).trace(*first)
         return traced.lower().compile(compiler_options={} if slow else quick_compile())
 
     @staticmethod

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fundl.verify._arbitrate import Wrong, arbitrate
+from fundl.verify._arbitrate import Wrong, arbitrate, confirm
 from fundl.verify._arguments import Arguments
 from fundl.verify._diagnose import diagnose
 from fundl.verify._engine import UNTRACEABLE, Engine
-from fundl.verify._judges import Bench, Verdict, flat
+from fundl.verify._judges import Bench, flat
 from fundl.verify._points import UNEQUAL, Domain, guess_domain, resized
 from fundl.verify._probes import Evidence
 from fundl.verify._report import Failure, Report, Row, raised
@@ -115,7 +115,7 @@ class Examiner:
         def make(domains: dict[int, Domain]) -> Bench:
             # Where each value of f is a call from Python there is time for a few points only.
             room = min(budget, 6 * max(1, sum(v.size for v in values))) if blackbox and in_python else budget
-            return Bench(self.engine, values, domains, blackbox, room, self.seed, shapes)
+            return Bench(self.engine, values, domains, blackbox, room, self.seed, shapes, self.reference == "autodiff")
 
         try:
             bench = make(self.domains)
@@ -221,8 +221,8 @@ class Examiner:
         wrong = arbitrate(bench, given, compute, self.kink, report)
         report.failures += self._explain(bench, given, wrong, compute)
         report.judges = "differences of f" if bench.blackbox else "jax.vjp of f"
-        if not wrong.where and not bench.blackbox:
-            self._confirm(bench, given, report)
+        if not wrong.where and self.reference == "auto":
+            report.failures += confirm(bench, given, report)
         self._power(bench, report)
 
     def _forward(self, own_value: Callable[[list[Any]], list[Any]], report: Report) -> None:
@@ -270,46 +270,6 @@ class Examiner:
                 report.failures.append(failure)
             if report.failures:
                 return
-
-    def _confirm(self, bench: Bench, given: np.ndarray, report: Report) -> None:
-        """Differences at a few points where rule and autodiff agree: both may share one mistake."""
-        rng = np.random.default_rng(self.seed + 5)
-        ordinary = [p for p in np.flatnonzero(bench.ok) if bench.points.kinds[p] in ("as given", "ordinary values")]
-        count = 3 if bench.size <= 20_000 else 1
-        chosen = []
-        for p in ordinary[:count]:
-            for a, b in zip(bench.offsets[:-1], bench.offsets[1:], strict=True):
-                if b > a:
-                    chosen += [(int(p), int(e)) for e in rng.integers(a, b, 2 if bench.size <= 20_000 else 1)]
-        verdicts = bench.verdicts(chosen, values_only=True)
-        gaps = []
-        tops = bench.leaf_max(bench.gradients)
-        for (p, e), v in zip(chosen, verdicts, strict=True):
-            t, top = float(bench.gradients[p, e]), float(tops[p, e])
-            if not np.isfinite(v.value) or v.error > 1e-6 * top:
-                continue
-            gap = abs(t - v.value)
-            slack = 8 * v.error + 1e-6 * top
-            if v.kind == "smooth" and gap > slack and abs(float(given[p, e]) - v.value) <= slack:
-                continue  # autodiff alone is wrong here, and has been reported
-            if v.kind == "smooth":
-                gaps.append(gap / top if top else 0.0)
-                if gap > slack and self.reference == "auto":
-                    report.failures.append(self._both_wrong(bench, given, p, e, v))
-                    return
-        if gaps:
-            report.judges += f", confirmed by differences to {max(max(gaps), 1e-16):.0e}"
-        else:
-            report.notes.append("differences could not confirm autodiff at the points tried")
-
-    def _both_wrong(self, bench: Bench, given: np.ndarray, p: int, e: int, v: Verdict) -> Failure:
-        leaf, index = bench.where(e)
-        return Failure(
-            self.arguments.leaves[self.arguments.differentiable[leaf]].name, "shared",
-            "the rule and autodiff agree with each other, and not with f",
-            "f holds a stop_gradient or a custom derivative that is wrong; if it is meant, pass reference='autodiff'",
-            index, float(given[p, e]), v.value, seen_at=bench.points.kinds[p], judges="differences of f",
-        )  # fmt: skip
 
     def _power(self, bench: Bench, report: Report) -> None:
         truth = bench.gradients

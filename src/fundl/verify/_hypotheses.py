@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Case", "elementwise_causes", "factor_name", "some_entries", "structural_causes"]
+__all__ = ["Case", "elementwise_causes", "factor_name", "some_entries", "structural_causes", "threshold_causes"]
 
 
 @dataclass
@@ -158,6 +158,33 @@ def some_entries(cases: list[Case], few: bool) -> Iterator[tuple[str, str]]:
     yield "entries", text
 
 
+def threshold_causes(cases: list[Case]) -> Iterator[tuple[str, str]]:
+    """Wrong only where the argument, or its magnitude, is on one side of a value, by one factor perhaps."""
+    name = cases[0].name
+    x, given, truth, wrong = (
+        np.concatenate([np.ravel(v) for v in group])
+        for group in zip(*[(c.inputs[name], c.given, c.truth, c.wrong) for c in cases], strict=True)
+    )
+    if min(wrong.sum(), (~wrong).sum()) < 5:
+        return  # so few may lie apart by chance
+    ratios = given[wrong] / truth[wrong]
+    how = "wrong only"
+    if not given[wrong].any():
+        how = "given as 0"
+    elif np.isfinite(ratios).all() and np.ptp(ratios) <= 1e-5 * np.abs(ratios).max():
+        how = f"wrong by a factor of {factor_name(float(ratios[0]), [])}"
+    for text, y in ((name, x), (f"abs({name})", np.abs(x))):
+        (least, most), (lower, upper) = ((v.min(), v.max()) for v in (y[wrong], y[~wrong]))
+        if most < lower:
+            where = f"{text} is negative" if most < 0 <= lower else f"{text} < {lower:.4g}"
+        elif upper < least:
+            where = f"{text} is positive" if upper <= 0 < least else f"{text} > {upper:.4g}"
+        else:
+            continue
+        yield "region", f"{how} where {where}"
+        return
+
+
 def _slice(where: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """The axis and the index if these entries are all that have it."""
     for axis in range(len(shape) if len(shape) > 1 else 0):
@@ -170,16 +197,17 @@ def _rounded_to(c: Case, dtype: type) -> bool:
     """Whether the relative error of the entries is of the size of one or two roundings to dtype, and no larger."""
     info = np.finfo(dtype)
     eps, tiny = float(info.eps), float(info.tiny)
+    if not c.truth.any():
+        return False
+    if c.equal(c.given, c.truth.astype(dtype).astype(np.float64)):
+        return True
     gap = np.abs(c.given - c.truth)
     keep = np.abs(c.truth) > 1e3 * tiny
-    if not keep.any():
-        return False
+    keep = keep if keep.any() else c.truth != 0  # where a residual was rounded a small gradient keeps its digits
     relative = gap[keep] / np.abs(c.truth[keep])
-    direct = c.truth.astype(dtype).astype(np.float64)
-    if c.equal(c.given, direct):
-        return True
     top = gap.max() / np.abs(c.truth).max()
-    return bool(np.median(relative) > eps / 64 and top < 4 * eps and np.median(relative) < 4 * eps)
+    most = 0.7 if dtype is np.float16 else 4  # beyond it is what bfloat16 does, which has an eighth of the digits
+    return bool(np.median(relative) > eps / 64 and top < 4 * eps and np.median(relative) < most * eps)
 
 
 def _rounded_to_bfloat16(c: Case) -> bool:
@@ -194,7 +222,7 @@ def _added(cases: list[Case]) -> Iterator[tuple[str, str]]:
         yield (
             "added",
             (
-                "f is constant around every point, so its gradient is 0; if that of another function is meant "
+                "f is constant around every point, so far as autodiff tells; if the gradient of another is meant "
                 "(straight through), examine that one: x + stop_gradient(f(x) - x), say, with reference='autodiff'"
             ),
         )

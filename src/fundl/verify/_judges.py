@@ -12,8 +12,9 @@ import numpy as np
 from fundl.verify._differences import LEVELS, extrapolate, steps
 from fundl.verify._engine import Engine
 from fundl.verify._points import Points, cotangents, draw
+from fundl.verify._verdict import Verdict, decided, verdict
 
-__all__ = ["Bench", "Verdict", "flat"]
+__all__ = ["Bench", "flat"]
 
 Arrays = list[np.ndarray]
 _NEARBY = 48
@@ -28,25 +29,11 @@ def flat(parts: Arrays) -> np.ndarray:
 
 
 @dataclass
-class Verdict:
-    """What the judges say of one entry: `smooth`, `kink`, `edge` or `undecided`, and the values that are right."""
-
-    kind: str
-    value: float = np.nan
-    error: float = np.inf
-    low: float = np.nan
-    high: float = np.nan
-    left: float = np.nan
-    right: float = np.nan
-    slack: float = 0.0
-    samples: Any = None
-
-
-@dataclass
 class Bench:
     """The points of one set of shapes with the reference gradients there, shared by every rule that is checked.
 
     ok marks the points where f is finite; gradients (P, entries) by autodiff, or by differences with their errors.
+    With `trusted` autodiff is right by definition, and differences are not asked.
     """
 
     engine: Engine
@@ -56,6 +43,7 @@ class Bench:
     budget: int
     seed: int = 0
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    trusted: bool = False
 
     def __post_init__(self) -> None:
         self.size = max(1, sum(v.size for v in self.values))
@@ -79,7 +67,21 @@ class Bench:
         else:
             self.outputs, grads = self.engine.run("ad", self.engine.autodiff, stacks, np.float64, self.chunk)
             self.gradients = flat(grads)
+            if any(doubt for _, doubt in self.engine.cuts):
+                moved = np.abs(self._in_doubt(self.engine.autodiff, *stacks) - self.gradients)
+                self.errors = np.where(np.isfinite(moved), moved, 0.0).max(axis=0)
         self.ok = np.all([np.isfinite(v.reshape(len(v), -1)).all(axis=1) for v in self.outputs], axis=0)
+
+    def _in_doubt(self, compute: Callable[..., Any], stacks: Arrays, dys: Arrays) -> np.ndarray:
+        """Gradients with the constants that are in doubt moved, twice: (2, P, entries), or none of them: (0, ...)."""
+        found = []
+        for seed in range(2):
+            moved = self.engine.shaken(compute, seed, [x[0] for x in stacks], [dy[0] for dy in dys])
+            if moved is not None:
+                out = self.engine.run(moved, moved, [stacks, dys], np.float64, self.chunk)
+                found.append(flat(out[1] if compute == self.engine.autodiff else out))
+                self.engine.forget(moved)
+        return np.reshape(found, (len(found), len(stacks[0]), self.offsets[-1]))
 
     def entries(self, points: Points | None = None) -> np.ndarray:
         """The differentiable entries of the points, (P, entries)."""
@@ -180,6 +182,22 @@ class Bench:
             return []
         p = np.array([w[0] for w in where])
         e = np.array([w[1] for w in where])
+        if self.trusted:
+            value = self.gradients[p, e]
+            error = np.subtract(*self.rounding(None, where)[::-1])
+        else:
+            value, error = self._by_values(p, e)
+        near, moves = self.nearby(p, e, not self.trusted and (values_only or self.blackbox))
+        top = self.leaf_max(self.gradients[p])[np.arange(len(p)), e]
+        edge = self._at_an_edge(p, e)
+        verdicts = [
+            verdict(near[i], moves[i], float(value[i]), float(error[i]), float(top[i]), edge[i])
+            for i in range(len(where))
+        ]
+        return [decided(v) for v in verdicts] if self.trusted else verdicts
+
+    def _by_values(self, p: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The slope of f along entry e of point p by differences, and its error: two (W,)."""
         stacks, dys = self.pick(self.points.stacks, p), self.pick(self.dys, p)
         value, error = self.central(stacks, dys, e[:, None])
         value, error = value[:, 0], error[:, 0]
@@ -193,13 +211,7 @@ class Bench:
                 off * np.abs(value[small]) >= error[small] * np.abs(near)
             )  # relative to what each finds
             value[small[better]], error[small[better]] = near[better], off[better]
-        near, moves = self.nearby(p, e, values_only or self.blackbox)
-        top = self.leaf_max(self.gradients[p])[np.arange(len(p)), e]
-        edge = self._at_an_edge(p, e)
-        return [
-            _verdict(near[i], moves[i], float(value[i]), float(error[i]), float(top[i]), edge[i])
-            for i in range(len(where))
-        ]
+        return value, error
 
     def _at_an_edge(self, p: np.ndarray, e: np.ndarray) -> np.ndarray:
         """Whether the entries are where their declared domain ends."""
@@ -207,10 +219,13 @@ class Bench:
         x = self.entries()[p, e]
         return np.array([isinstance(d, tuple) and v in d for d, v in zip(ends, x, strict=True)])
 
-    def rounding(self, compute: Callable[..., Any], where: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    def rounding(
+        self, compute: Callable[..., Any] | None, where: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The least and the largest value of the rule at each (point, entry) when its inputs are rounded differently.
 
-        Every input but zeros moves, so that a value wrong at one point only is not taken for the rule's rounding.
+        Every input but zeros moves, so that a value wrong at one point only is not taken for the rule's rounding; and
+        its constants, where they are in doubt. Without a rule it is autodiff that is asked.
         """
         if not where:
             return np.zeros(0), np.zeros(0)
@@ -220,9 +235,14 @@ class Bench:
             [x * (1 + 2.0**-51 * rng.choice([-2, -1, 1, 2], x.shape)) if x.dtype.kind == "f" else x for x in group]
             for group in (self.pick(self.points.stacks, p), self.pick(self.dys, p))
         )
-        out = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))
-        mine = out[np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)].reshape(len(where), _SHAKEN)
-        low, high = np.fmin.reduce(mine, axis=1), np.fmax.reduce(mine, axis=1)
+        if compute is None:
+            found = flat(self.engine.run("ad", self.engine.autodiff, [stacks, dys], np.float64, self.chunk)[1])[None]
+        else:
+            found = flat(self.engine.run(compute, compute, [stacks, dys], np.float64, self.chunk))[None]
+            found = np.concatenate([found, self._in_doubt(compute, stacks, dys)])
+        mine = found[:, np.arange(len(p)), np.repeat([w[1] for w in where], _SHAKEN)]
+        mine = mine.reshape(len(found), len(where), _SHAKEN)
+        low, high = np.fmin.reduce(mine, axis=(0, 2)), np.fmax.reduce(mine, axis=(0, 2))
         finite = np.isfinite(low) & np.isfinite(high)
         return np.where(finite, low, 0.0), np.where(finite, high, 0.0)
 
@@ -283,40 +303,3 @@ class Bench:
             stacks[k] = x + delta
             moves.append(delta)
         return stacks, dys, flat(moves).reshape(len(p), self.samples, -1)
-
-
-def _verdict(near: np.ndarray, moves: np.ndarray, value: float, error: float, top: float, edge: bool) -> Verdict:
-    seen = np.isfinite(near)
-    edge |= seen.sum() <= 3 * len(near) // 4
-    if edge and seen.sum() >= len(near) // 8 and not np.isfinite(value):
-        # The domain ends here: only one side has values, and differences would need both.
-        return Verdict("edge", float(near[seen].mean()), error, float(near[seen].min()), float(near[seen].max()))
-    if seen.sum() < len(near) // 2:
-        return Verdict("undecided", value, error)
-    half = np.arange(len(near)) >= len(near) // 2
-    inner, outer = near[seen & half], near[seen & ~half]
-    near, moves = near[seen], moves[seen]
-    shrinks = inner.size > 4 and outer.size > 4 and np.ptp(inner) < 0.2 * np.ptp(outer)
-    if shrinks:
-        near, moves = inner, moves[-inner.size :]
-    low, high = float(near.min()), float(near.max())
-    width = high - low
-    magnitude = max(abs(low), abs(high))
-    if shrinks or width <= 1e-3 * magnitude + 1e-6 * top:
-        middle = float(near.mean())
-        # Differences may have stepped over a kink near by; then they disagree with the gradients around.
-        if not np.isfinite(value) or abs(value - middle) > 4 * error + 2 * width + 1e-2 * magnitude:
-            return Verdict("undecided", value, error, samples=near)
-        return Verdict("smooth", value, error, low, high, samples=near)
-    if width <= 4 * error:
-        return Verdict("undecided", value, error, samples=near)  # the spread may be rounding of the gradients
-    distinct = np.unique(np.round((near - low) / width, 3)).size
-    verdict = Verdict("kink", value, error, low, high, samples=near)
-    verdict.slack = 1e-3 * width
-    if distinct > 2:
-        # Many kinks meet: the samples do not reach the corners of the subdifferential.
-        verdict.slack = (0.5 if distinct <= 4 else 3.5) * width
-    right, left = near[moves > 0], near[moves < 0]
-    if right.size and left.size and np.ptp(right) < 1e-3 * width and np.ptp(left) < 1e-3 * width:
-        verdict.left, verdict.right = float(left.mean()), float(right.mean())
-    return verdict

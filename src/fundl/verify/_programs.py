@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-__all__ = ["bind", "calls_back", "coarsest", "holds", "in_float64", "walk"]
+__all__ = ["Shake", "bind", "calls_back", "coarsest", "cuts", "holds", "in_float64", "walk"]
 
 
 # Calls that are entered, with the name of the parameter that holds what they call.
@@ -77,12 +77,59 @@ def _like(eqn: Any) -> np.dtype:
     return np.dtype(next((getattr(jnp, name) for most, name in names.items() if bits <= most), jnp.float64))
 
 
-def walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], visit: Callable[[Any, list[Any]], Any]) -> list[Any]:
+class Shake:
+    """Moves of constants that are not known to the last digit: up or down at random, one sequence for each seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.moved = False
+
+    def __call__(self, value: float, doubt: float) -> float:
+        self.moved |= doubt > 0
+        return value + doubt * self.rng.choice([-1.0, 1.0])
+
+
+def cuts(jaxpr: Any, eps: float) -> list[tuple[float, float]]:
+    """The constants of a program that may have been cut to floats of unit `eps` or finer; see `_meant`."""
+    found = (_meant(v, eps) for eqn in equations(jaxpr) for v in eqn.invars if isinstance(v, core.Literal))
+    return [pair for pair in found if pair is not None]
+
+
+def _meant(literal: Any, eps: float) -> tuple[float, float] | None:
+    """What a constant was before it was cut to few digits, and how far that is in doubt; None if nothing was cut.
+
+    A Python number next to a cast, or given as np.float32, keeps the digits of that dtype only, where the same number
+    elsewhere keeps all. The shortest decimal that rounds to it is what was written, if it is shorter than most are.
+    """
+    dtype = _float(literal)
+    if dtype is None or np.ndim(literal.val):
+        return None
+    value, narrow = float(literal.val), np.dtype(np.float32 if np.dtype(dtype).itemsize == 8 else dtype)
+    info = jnp.finfo(narrow)
+    if eps < info.eps or not np.isfinite(value) or float(narrow.type(value)) != value:
+        return None
+    whole = value.is_integer() and abs(value) < 2.0**info.nmant
+    if whole or (np.frexp(value)[0] * 2.0 ** (info.nmant // 2)).is_integer():
+        return None  # a count, or a fraction of a power of two: nothing was cut
+    for digits in range(1, info.precision + 1):
+        decimal = float(f"{value:.{digits}g}")
+        if float(narrow.type(decimal)) == value:
+            return decimal, 0.0
+    return value, abs(value) * float(info.eps) / 2
+
+
+def walk(
+    jaxpr: Any,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    visit: Callable[[Any, list[Any]], Any],
+    constant: Callable[[Any], Any] = lambda literal: literal.val,
+) -> list[Any]:
     """Run a program, each operation by `visit(eqn, values)`; plain calls are entered."""
     env: dict[Any, Any] = {}
 
     def read(v: Any) -> Any:
-        return v.val if isinstance(v, core.Literal) else env[v]
+        return constant(v) if isinstance(v, core.Literal) else env[v]
 
     env.update(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
@@ -94,7 +141,7 @@ def walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], visit: Callable
             out = list(out) if eqn.primitive.multiple_results else [out]
         else:
             closed = isinstance(inner, core.ClosedJaxpr)
-            out = walk(inner.jaxpr if closed else inner, inner.consts if closed else [], values, visit)
+            out = walk(inner.jaxpr if closed else inner, inner.consts if closed else [], values, visit, constant)
         env.update(zip(eqn.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -106,25 +153,39 @@ def bind(eqn: Any, values: Sequence[Any], **changed: Any) -> Any:
     return eqn.primitive.bind(*functions, *values, **{**params, **changed})
 
 
-def in_float64(function: Callable[..., Any], args: Any, eps: float, *, dtypes: Any = None, always: bool = True) -> Any:
+def in_float64(
+    function: Callable[..., Any],
+    args: Any,
+    eps: float,
+    *,
+    dtypes: Any = None,
+    always: bool = True,
+    shake: Shake | None = None,
+) -> Any:
     """function(*args) as if its casts to floats of unit `eps` or finer kept every digit, for float64 args.
 
     The function sees arguments of `dtypes`, a tree like args, where given. Unless `always`, a function that makes no
-    narrower float is left as it is. Callbacks are run in 64-bit mode too, and where they refuse to be mapped, in turn.
+    narrower float, nor has constants cut to one, is left as it is. Such constants are as they were meant, those in
+    doubt moved by `shake`. Callbacks are run in 64-bit mode too, and where they refuse to be mapped, in turn.
     """
     leaves, tree = jax.tree.flatten(args)
     seen = [x.dtype for x in leaves] if dtypes is None else jax.tree.leaves(dtypes)
     structs = [jax.ShapeDtypeStruct(x.shape, d) for x, d in zip(leaves, seen, strict=True)]
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(tree, structs))
     calls = holds(closed.jaxpr, "pure_callback")
-    if always or calls or dtypes is not None or coarsest(closed.jaxpr) is not None:
-        out = _widened(closed, leaves, eps)
+    if always or calls or dtypes is not None or coarsest(closed.jaxpr) is not None or cuts(closed.jaxpr, eps):
+        out = _widened(closed, leaves, eps, shake)
     else:
         out = core.jaxpr_as_fun(closed)(*leaves)
     return jax.tree.unflatten(jax.tree.structure(shape), out)
 
 
-def _widened(closed: Any, args: Sequence[Any], eps: float) -> list[Any]:
+def _widened(closed: Any, args: Sequence[Any], eps: float, shake: Shake | None) -> list[Any]:
+    def constant(literal: Any) -> Any:
+        if (meant := _meant(literal, eps)) is None:
+            return literal.val
+        return np.float64(meant[0] if shake is None else shake(*meant))
+
     def visit(eqn: Any, values: list[Any]) -> Any:
         values = [_wide(v) for v in values]
         name, params = eqn.primitive.name, eqn.params
@@ -137,12 +198,15 @@ def _widened(closed: Any, args: Sequence[Any], eps: float) -> list[Any]:
             inner = core.ClosedJaxpr(params["jaxpr"], ())
             axes = next(v for k, v in params.items() if k.endswith("manual_axes"))  # its name changes with jax
             return jax.shard_map(
-                lambda *shards: tuple(_widened(inner, shards, eps)), mesh=params["mesh"], in_specs=params["in_specs"],
-                out_specs=params["out_specs"], axis_names=axes, check_vma=params["check_vma"],
+                lambda *shards: tuple(_widened(inner, shards, eps, shake)),
+                mesh=params["mesh"], in_specs=params["in_specs"], out_specs=params["out_specs"], axis_names=axes,
+                check_vma=params["check_vma"],
             )(*values)  # fmt: skip
         if name in ("scan", "while", "cond"):
             programs = {
-                k: _again(v, eps) for k, v in params.items() if k in ("jaxpr", "cond_jaxpr", "body_jaxpr", "branches")
+                k: _again(v, eps, shake)
+                for k, v in params.items()
+                if k in ("jaxpr", "cond_jaxpr", "body_jaxpr", "branches")
             }
             return bind(eqn, values, **programs)
         inner = next(_inner(eqn), None) is not None and not name.startswith(("scatter", "reduce"))
@@ -156,7 +220,7 @@ def _widened(closed: Any, args: Sequence[Any], eps: float) -> list[Any]:
             out = bind(eqn, values)
         return [_wide(v) for v in out] if eqn.primitive.multiple_results else _wide(out)
 
-    out = walk(closed.jaxpr, [_wide(c) for c in closed.consts], [_wide(x) for x in args], visit)
+    out = walk(closed.jaxpr, [_wide(c) for c in closed.consts], [_wide(x) for x in args], visit, constant)
     return [_wide(v) for v in out]
 
 
@@ -187,10 +251,10 @@ def _wide(x: Any) -> Any:
     return jnp.asarray(x, np.float64) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
 
 
-def _again(inner: Any, eps: float) -> Any:
+def _again(inner: Any, eps: float, shake: Shake | None) -> Any:
     """The inner program of a loop, or the branches of a choice, as programs in float64."""
     if isinstance(inner, tuple):
-        return tuple(_again(closed, eps) for closed in inner)
+        return tuple(_again(closed, eps, shake) for closed in inner)
     structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype if _float(v) is None else np.float64)
                for v in inner.jaxpr.invars]  # fmt: skip
-    return jax.make_jaxpr(lambda *args: _widened(inner, args, eps))(*structs)
+    return jax.make_jaxpr(lambda *args: _widened(inner, args, eps, shake))(*structs)

@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     domain     where f has values: "positive", "probability", "simplex", "fixed", (low, high), or a function that
                maps any array into the domain; one for all arguments or a dict by name of argument
     kink       the value declared at kinks: "left", "right", "average" or "zero"; None accepts any subgradient
-    reference  "auto" (autodiff, confirmed by differences), "autodiff" (where f means its stop_gradient) or
+    reference  "auto" (autodiff, confirmed by differences), "autodiff" (alone: where f means its stop_gradient) or
                "differences" (values of f alone)
     has_aux    f returns (output, aux), and only output is differentiated
     seed       of the random points
@@ -51,7 +51,12 @@ def check_rule(f: Function, backward: Function, *args: Any, **options: Unpack[Op
     other arguments is accepted, and None means zeros). Arguments may be pytrees; integer arrays are held in the
     range given; anything that is not an array is passed on as it is. An examination does not see second derivatives,
     what a rule reads from outside of its arguments, sizes far from those given (a branch taken above 100 rows, say),
-    nor a fault at values that no point reaches, such as one single odd number or magnitudes beyond 1e7.
+    another number of axes than those given, nor a fault at values that no point reaches, such as one single odd number
+    or magnitudes beyond 1e7.
+
+    f is called far from the arguments given, at 1e6 too. One that loops until a tolerance is met may never end there:
+    let it stop after some number of steps, or say by `domain` where it is meant to work. Differences tell no more of
+    such an f than its tolerance leaves.
     Options: see `Options`. Errors: TypeError where no argument or no output is a floating array.
 
     >>> import jax.numpy as jnp
