@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
-from fundl._precise import matmul, rows_dot, safe_divide
+from fundl._precise import matmul, namespace, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _constant, _exact, _plain, _spectral
 from fundl.least_squares._inputs import by_rows, held, penalty_of, refuse_not_finite, shaped, to_device, to_host
-from fundl.least_squares._words import namespace
 
 METHODS = ("auto", "exact")
 ENTRIES = 1 << 22  # of a block of the exact sums, which take about a hundred times their memory

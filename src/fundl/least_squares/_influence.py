@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
+from fundl._precise import namespace
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _inputs
 from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._path import inverse_factor
 from fundl.least_squares._shortest import mm
 from fundl.least_squares._student import quantile
-from fundl.least_squares._words import namespace
 
 
 @jax.tree_util.register_dataclass

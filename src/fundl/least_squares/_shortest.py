@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fundl._precise import inverse_of_lower, matmul
-from fundl.least_squares._words import namespace
+from fundl._precise import inverse_of_lower, matmul, namespace
 
 
 def mm(A: Any, B: Any) -> Any:

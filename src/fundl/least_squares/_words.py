@@ -18,12 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fundl._precise import namespace
+
 Words = tuple[Any, Any, Any]
-
-
-def namespace(x: Any) -> Any:
-    """numpy for numpy's arrays, jax.numpy for all else."""
-    return np if isinstance(x, (np.ndarray, np.generic)) else jnp
 
 
 def precision(dtype: Any) -> int:

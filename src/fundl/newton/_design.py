@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fundl._precise import matmul, rows_dot, safe_divide
+from fundl._precise import matmul, namespace, rows_dot, safe_divide
 from fundl._types import Array
-from fundl.least_squares._words import namespace
 
 
 class Design(NamedTuple):

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import losses
-from fundl._precise import matmul
+from fundl._precise import matmul, namespace
 from fundl._result import Fit
 from fundl._types import Array
-from fundl.least_squares._words import namespace
 from fundl.sweep._inputs import Given
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check, least_squares, logistic_regression, softmax_regression
+from fundl._precise import namespace
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares._inputs import to_device
-from fundl.least_squares._words import namespace
 from fundl.sweep import _concrete_program, _linear, _program, _singly
 from fundl.sweep._ends import Ends, in_float64
 from fundl.sweep._inputs import Given, given

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
+from fundl._precise import namespace
 from fundl._types import Array, ArrayLike
-from fundl.least_squares._words import namespace
 
 
 class Given(NamedTuple):

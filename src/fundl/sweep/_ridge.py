@@ -8,11 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fundl._precise import matmul, rows_dot
+from fundl._precise import matmul, namespace, rows_dot
 from fundl._result import Status
 from fundl.least_squares import _blocks
 from fundl.least_squares._path import means
-from fundl.least_squares._words import namespace
 from fundl.sweep._ends import Ends
 
 
