@@ -12,8 +12,8 @@ from fundl._types import Array, ArrayLike
 __all__ = [
     "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "in_one_loop", "inner", "inverse_cholesky",
     "inverse_of_lower", "is_positive", "log1p", "matmul", "namespace", "product_with_log", "product_with_minus_abs",
-    "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_sigmoid", "times_sigmoid_slope",
-    "within_unit_interval", "zero_and_one",
+    "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_sigmoid",
+    "times_sigmoid_slope", "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
