@@ -330,7 +330,7 @@ def finite(name: str, x: Array, weights: Array | None = None) -> None:
     """Refuse concrete NaN or infinities in rows whose weight is not 0."""
 
     def bad(v: Array) -> Array:
-        not_finite = ~(abs(v) < np.inf)
+        not_finite = ~(np if isinstance(v, np.ndarray) else jnp).isfinite(v)
         if weights is None:
             return not_finite
         return not_finite & (weights != 0).reshape(weights.shape + (1,) * (v.ndim - weights.ndim))

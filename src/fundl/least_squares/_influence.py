@@ -157,7 +157,8 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
         live = sigma > max(X.shape) * 2.3e-16 * sigma.max(initial=0.0)
         # Of all that fit alike the shortest: with size V = Q R the inverse of U Sigma V^T size is Q R^-T Sigma^-1 U^T.
         Q, R = np.linalg.qr(size[:, None] * Vt[live].T)
-        M = Vt / sigma[:, None] / size if live.all() else np.linalg.solve(R, Q.T) / sigma[live][:, None]
+        full = live.sum() == X.shape[1]
+        M = Vt / sigma[:, None] / size if full else np.linalg.solve(R, Q.T) / sigma[live][:, None]
     else:
         varies = own > 0
         M = inverse_factor(mm(A.T, A) + jnp.diag(jnp.where(varies, l2 / size**2, 1.0)))
