@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundl import datasets, linear_regression, logistic_regression, newton, softmax_regression, sweep
+from fundl import _result, datasets, linear_regression, logistic_regression, newton, softmax_regression, sweep
 from fundl._result import FitError, Status
-from fundl.least_squares import _inputs
 from fundl.newton import _conjugate
 from fundl.sweep import _concrete_lanes
 
@@ -296,7 +295,7 @@ def test_under_jit_and_no_recompilation_for_new_numbers():
         np.testing.assert_allclose(found.params.w, plain.params.w, rtol=1e-9, atol=1e-12)
         np.testing.assert_array_equal(best, plain.best)
     assert len(compiled) == 1
-    compiles = [_inputs._handed_over, sweep._fits._program.solve]
+    compiles = [_result.on_device, sweep._fits._program.solve]
     before = [f._cache_size() for f in compiles]
     sweep.logistic(X * 2, 1 - Y, l2=L2 / 7, folds=np.asarray(held), intercept=True)
     assert [f._cache_size() for f in compiles] == before

@@ -329,7 +329,7 @@ def unit_interval(name: str, x: Array, what: str) -> None:
 def finite(name: str, x: Array, weights: Array | None = None) -> None:
     """Refuse concrete NaN or infinities in rows whose weight is not 0."""
 
-    def bad(v: Array) -> Array:
+    def bad(v: Any) -> Any:
         not_finite = ~(np if isinstance(v, np.ndarray) else jnp).isfinite(v)
         if weights is None:
             return not_finite

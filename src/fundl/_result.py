@@ -2,14 +2,16 @@
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from fundl._types import Array
 
-__all__ = ["Certificate", "Fit", "FitError", "Status"]
+__all__ = ["Certificate", "Fit", "FitError", "Status", "on_device"]
+
+Tree = TypeVar("Tree")
 
 
 class Status(enum.IntEnum):
@@ -159,6 +161,12 @@ class Fit:
             for path, leaf in jax.tree_util.tree_leaves_with_path(self.params)
         )
         return f"Fit: {names}{advice}\n  {'params':<18} {shapes}\n{self.certificate}"
+
+
+@jax.jit
+def on_device(tree: Tree) -> Tree:
+    """NumPy's arrays as those of jax, all at once: a tenth of the time of one device_put each."""
+    return tree
 
 
 def _show(value: Any) -> str:

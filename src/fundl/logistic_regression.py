@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from fundl import _check, activations, layers, losses, newton
-from fundl._result import Fit
+from fundl._result import Fit, on_device
 from fundl._types import Array, ArrayLike
 from fundl.newton._wide import digits_of
 
@@ -153,7 +153,7 @@ def fit(
         X, y, k=1, l2=l2, l1=l1, weights=weights, intercept=intercept, method=method, tol=tol, max_steps=max_steps
     )
     if found is not None:
-        return newton.on_device(found)
+        return on_device(found)
     with digits_of(X, y, weights, l2, l1, tol) as narrow:
         X, y, weights = inputs(X, y, weights)
         return newton.fit(

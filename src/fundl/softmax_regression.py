@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check, activations, layers, losses, newton
-from fundl._result import Fit
+from fundl._result import Fit, on_device
 from fundl._types import Array, ArrayLike
 from fundl.newton._wide import digits_of
 
@@ -159,7 +159,7 @@ def fit(
             max_steps=max_steps,
         )  # fmt: skip
         if found is not None:
-            return newton.on_device(found)
+            return on_device(found)
     with digits_of(X, y, weights, l2, l1, tol) as narrow:
         X, Y, weights = inputs(X, y, weights, num_classes)
         return newton.fit(

@@ -125,11 +125,8 @@ def sum_moments(A: Moments, B: Moments) -> Moments:
     return both._replace(gram=sum_words(brought(A), brought(B)), weight=A.weight + B.weight, finite=A.finite & B.finite)
 
 
-def _of_one_size(M: Moments, l2: Any) -> Moments:
-    """With the scale of a column from what is on its diagonal, the penalty included, that no product be lost.
-
-    Where its large rows have small weights, or its penalty is large, that is far from its largest entry.
-    """
+def _unit_diagonal(M: Moments, l2: Any) -> Moments:
+    """With the scale of a column from what is on its diagonal: its penalty may be far larger than its entries."""
     xp = namespace(M.m)
     d = M.m.shape[0]
     length = xp.hypot(xp.sqrt(xp.maximum(xp.diagonal(M.gram[0])[:d], 0)), xp.sqrt(l2 / M.s_scale) / M.scale)
@@ -149,7 +146,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     unit = 2.0 ** (4 - 3 * bits)  # of the words, with some to spare
 
     # The penalty, in the units of the scaled columns; beyond these limits its inverse or its square overflows.
-    M = _of_one_size(M, l2)
+    M = _unit_diagonal(M, l2)
     given = (l2 / M.s_scale) / M.scale / M.scale
     least, most = (2.0**-500, 2.0**900) if bits == 53 else (2.0**-60, 2.0**90)
     penalty = xp.where(l2 > 0, xp.clip(given, least, most), given)

@@ -1,6 +1,6 @@
 """What least squares accepts, the refusals, and the way to numpy and back."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fundl import _check
+from fundl._result import Tree, on_device
 from fundl._types import Array, ArrayLike
 
-Tree = TypeVar("Tree")
 SHORT = {"i": np.dtype(np.int32), "b": np.dtype(bool)}
 WHOLE = 1 << 24  # float32 holds all whole numbers up to it
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -99,12 +99,7 @@ def to_device(tree: Tree, dtype: Any) -> Tree:
     """numpy's arrays as jax arrays, the floats in `dtype`, all in one call; copies, as jax may take their memory."""
     dtype = held(dtype)
     with np.errstate(all="ignore"):
-        return _handed_over(jax.tree.map(lambda v: np.array(v, SHORT.get(v.dtype.kind, dtype)), tree))
-
-
-@jax.jit
-def _handed_over(tree: Tree) -> Tree:
-    return tree
+        return on_device(jax.tree.map(lambda v: np.array(v, SHORT.get(v.dtype.kind, dtype)), tree))
 
 
 def _good(w: np.ndarray) -> bool:

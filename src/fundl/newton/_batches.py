@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from fundl import _check
-from fundl._result import Fit, Status
+from fundl._result import Fit, Status, on_device
 from fundl.newton import _certainty, _conjugate, _distance, _passes, _sampled
-from fundl.newton._concrete import DENSE, ended_well, on_device, package
+from fundl.newton._concrete import DENSE, ended_well, package
 from fundl.newton._passes import N, Rows
 from fundl.newton._prepared import Numbers, power_of_two
 from fundl.newton._sampled import Found, quadratic

@@ -6,7 +6,6 @@ that is to be refused) is left to the compiled program: `fit` then returns None.
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fundl._result import Certificate, Fit, Status
@@ -141,17 +140,6 @@ def ended_well(found: _sampled.Found, numbers: Numbers) -> bool:
     if not (np.isfinite(found.f) and np.isfinite(found.bound) and np.all(np.isfinite(found.theta))):
         return False
     return bool(found.bound <= max(numbers.tol, np.sqrt(EPS) * (1 if found.solved else 0.01)) * found.f)
-
-
-@jax.jit
-def on_device(found: Fit) -> Fit:
-    """All arrays at once: a tenth of the time of one device_put each.
-
-    >>> given = prepared(np.eye(3), np.array([0, 1, 1]), k=1, weights=None, intercept=True)
-    >>> type(on_device(fit_prepared(given, numbers(1.0, 0.0, 0.0, 200))).params.w).__name__
-    'ArrayImpl'
-    """
-    return found
 
 
 def _bend(rows: Source, norms: N | None, change: N, K: N) -> float:
