@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundl import datasets, newton
+from fundl import datasets, newton, sweep
 from fundl import logistic_regression as lr
 from fundl import softmax_regression as sr
 from fundl._result import Status
@@ -672,3 +672,33 @@ def test_columns_nearly_alike_keep_hessians_in_float64(dtype):
     y = np.argmax(X @ rng.normal(size=(d, k)) / 3 + rng.gumbel(size=(n, k)), axis=1)
     found = concrete(X.astype(dtype), y, k, l2=0.0)
     assert found.certificate.suboptimality <= (1e-8 if dtype == np.float64 else 1e-5)
+
+
+def far_away(offset, dtype):
+    """One column at an offset that leaves few digits of it in dtype."""
+    rng = np.random.default_rng(0)
+    t = np.round(rng.normal(size=200) * 4) * 2
+    return (offset + t).astype(dtype)[:, None], (rng.random(200) < 1 / (1 + np.exp(-t / 5))).astype(int), t
+
+
+@pytest.mark.parametrize("way", ["fit", "l1", "newton", "softmax", "batches", "sweep", "traced"])
+def test_no_fit_has_converged_whose_parameters_the_dtype_does_not_hold(way):
+    offset, dtype = (2.0**23, np.float32) if way in ("sweep", "traced") else (1.7e9, np.float64)
+    X, y, t = far_away(offset, dtype)
+    ways = {
+        "fit": lambda: lr.fit(X, y),
+        "l1": lambda: lr.fit(X, y, l1=1e-6),
+        "newton": lambda: lr.fit(X, y, method="newton"),
+        "softmax": lambda: sr.fit(X, y),
+        "batches": lambda: lr.fit_batches([(X, y)]),
+        "sweep": lambda: jax.tree.map(lambda v: v[(0,) * min(v.ndim, 3)], sweep.logistic(X, y, l2=[0.0])),
+        "traced": lambda: jax.jit(lr.fit)(X, y),
+    }
+    with jax.enable_x64(False):
+        found = ways[way]()
+    least = float(exact_value(t[:, None], y, 0, lr.fit(t[:, None], y).params))
+    got = float(exact_value(X, y, 0, found.params))
+    assert got > 1.0002 * least
+    assert found.certificate.suboptimality >= 0.9999 * (got - least)
+    assert Status(int(found.code)) == Status.stalled
+    assert not found.certificate.converged

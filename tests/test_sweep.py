@@ -423,11 +423,18 @@ def test_folds_and_bootstrap():
     weights = np.asarray(sweep.bootstrap(2000, 3, jax.random.key(1)))
     assert (weights.sum(1) == 2000).all()
     assert abs((weights == 0).mean() - np.exp(-1)) < 0.03
-    for bad in (lambda: sweep.folds(10, 1, jax.random.key(1)), lambda: sweep.bootstrap(0, 3, jax.random.key(1))):
-        with pytest.raises(ValueError, match="must be at least"):
-            bad()
-    with pytest.raises(TypeError, match="key"):
-        sweep.folds(10, 3, 0)
+    key = jax.random.key(1)
+    for draw, bad in (
+        (sweep.folds, [(10, 1), (10, 2.5), (10, 11), ("a", 2)]),
+        (sweep.bootstrap, [(0, 3), (10, 0), (10.0, 2)]),
+    ):
+        for sizes in bad:
+            with pytest.raises(ValueError, match="whole number"):
+                draw(*sizes, key)
+        with pytest.raises(TypeError, match="key"):
+            draw(10, 3, 0)
+        with pytest.raises(ValueError, match="key must be one"):
+            draw(10, 3, jax.random.split(key))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Certificate:
         converged: True when `params` minimise the objective to the tolerance asked for.
         steps: iterations taken; 0 for a closed form.
         gradient_norm: Euclidean norm of the objective's gradient at `params` (of the minimal subgradient under l1).
-        objective: the value that the fit minimised, at `params`.
+        objective: the value that the fit minimised, at `params`; of traced classes before `params` are rounded.
         suboptimality: an upper bound of objective - minimum; inf where none is known.
         rank: numerical rank of the (centred, scaled, weighted) design matrix; least squares.
         condition: its 2-norm condition number after scaling its columns; least squares.

@@ -170,7 +170,7 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
         separating = separating + 1 if away else 0
         last, theta, now, steps, before = after - theta, after, trial, steps + 1, delta
     direction = theta / now.size if apart else separation(rows, last) if separating >= 3 else None
-    converged = bound <= max(tol, np.sqrt(EPS) / 100) * f or (rest and (not free or bound <= np.sqrt(EPS) * f))
+    converged = bound <= max(tol, np.sqrt(EPS) * (1 if rest else 0.01)) * f
     dependent = free and bool(null.any())
     if direction is not None:
         code, bound = Status.separable, np.inf

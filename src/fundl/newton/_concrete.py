@@ -13,6 +13,7 @@ from fundl._types import Linear
 from fundl.newton import _certainty, _conjugate, _passes, _sampled, _working_set
 from fundl.newton._passes import EPS32, LARGE, N, Source
 from fundl.newton._prepared import Numbers, Prepared, numbers, prepared
+from fundl.newton._wide import after_rounding, rise_by, upwards
 
 EPS = float(np.finfo(np.float64).eps)
 DENSE = {True: 400, False: 150}  # of k == 1: rows of a Hessian that is formed
@@ -156,12 +157,13 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         b = b - b.mean()
     g = scale[:, None] * found.g[:-1] + m[:, None] * found.g[-1]
     size = np.max(np.abs(b) + np.sum(np.abs(m[:, None] * w), axis=0)) * (2 * EPS if rows.intercept else 0)
-    bound, f = found.bound + np.abs(found.g[-1]).sum() * size + rows.total * size * size / 2, found.f
+    bound, f = found.bound + rise_by(size, np.abs(found.g[-1]).sum(), rows.total, found.f, k), found.f
     if dtype != np.float64:
         w, b = w.astype(dtype), b.astype(dtype)
         theta = np.concatenate([w * scale[:, None].astype(np.float64), (b + m @ w.astype(np.float64))[None, :]])
         change = theta - found.theta
         change[-1] -= change[-1].mean() if k > 1 else 0.0
+        change[-1] = np.abs(change[-1]) + size
         # f* <= f(theta - t change) <= f - t g^T change + t^2 c for any t: so that adds at most 2 sqrt(bound c) + c.
         c = _bend(rows, found.norms, change, numbers.l2 / scale**2) if numbers.l1 == 0 else np.inf
         if 2 * np.sqrt(bound * c) + c <= max(1e-9, min(numbers.tol, EPS32) / 4) * f:  # less than the dtype can tell
@@ -169,8 +171,10 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         else:
             rounded = _passes.value(rows, theta) + numbers.l2 / 2 * float(np.sum(w.astype(np.float64) ** 2))
             rounded += numbers.l1 * float(np.sum(np.abs(w.astype(np.float64))))
-            bound, f = bound + max(rounded - f, 0.0) + 4 * EPS * abs(rounded), rounded
-    code = found.code if np.isfinite(f) else Status.non_finite  # float32 may not hold the parameters
+            # A logit off by e moves a loss L by 2 L e at most.
+            bound, f = bound + max(rounded - f, 0.0) + (4 * EPS + 2 * size) * abs(rounded), rounded
+    code = Status(int(after_rounding(np.asarray(found.code), np.asarray(bound), f, numbers.tol, dtype)))
+    code = code if np.isfinite(f) else Status.non_finite  # float32 may not hold the parameters
     w_error, b_error = np.full((d, k), np.nan), np.full(k, np.nan)
     if free and found.covariance is not None:
         C = found.covariance.reshape(d + 1, k, d + 1, k)
@@ -195,7 +199,7 @@ def package(found: _sampled.Found, rows: Source, m: N, scale: N, numbers: Number
         steps=whole(found.steps),
         gradient_norm=number(np.sqrt(np.sum(g * g) + np.sum(found.g[-1] ** 2))),
         objective=number(f),
-        suboptimality=number(bound),
+        suboptimality=number(upwards(bound, dtype)),
         rank=None if found.rank is None else whole(found.rank),
         standard_errors=shown(w_error, b_error),
         direction=shown(w_direction, direction[-1] - m @ w_direction),

@@ -132,13 +132,13 @@ def _solution(
     eps = jnp.finfo(X.dtype).eps
     db = jnp.abs(b) + jnp.sum(jnp.abs(parts.m[:, None] * w), axis=0)
     db = jnp.max(db) * (2 * eps if intercept else 0)
-    bound = found.bound + jnp.sum(jnp.abs(found.g[-1])) * db + parts.gram[-1, -1] * db * db / 2
+    bound = found.bound + _wide.rise_by(db, jnp.sum(jnp.abs(found.g[-1])), parts.gram[-1, -1], found.f, Y.shape[1])
     # The bound counts rounding errors at their worst, so it stops falling above the rounding of f itself.
-    converged = found.bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
-    sharp = found.bound <= jnp.sqrt(eps) * found.f
+    converged = bound <= jnp.maximum(tol, jnp.sqrt(eps) / 100) * found.f
+    sharp = bound <= jnp.sqrt(eps) * found.f
     if method == "subspace":  # without a penalty it may know no bound: there the gradient, down to rounding, is enough
         held_back = _dense.held_back(P, parts.null, found)
-        sharp = sharp | (P.free & jnp.isinf(found.bound) & (held_back <= jnp.sqrt(eps) * found.f))
+        sharp = sharp | (P.free & jnp.isinf(bound) & (held_back <= jnp.sqrt(eps) * found.f))
     converged = converged | (found.solved & sharp)
     code = jnp.where(converged, int(Status.converged), int(Status.stalled))
     code = jnp.where(~converged & (found.steps >= most), int(Status.max_steps), code)

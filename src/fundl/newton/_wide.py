@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
-from fundl._precise import matmul
-from fundl._result import Fit
+from fundl._precise import matmul, namespace
+from fundl._result import Fit, Status
 from fundl._types import Array
 from fundl.newton import _links
 
@@ -45,16 +45,47 @@ def in_float64(
             return v.astype(dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.int32)
 
         # The objective and the bound are to be those of the rounded parameters.
-        f = _objective(jax.tree.map(lambda v: rounded(v).astype(jnp.float64), found.params), *wide, link=static[0])
+        params = jax.tree.map(lambda v: rounded(v).astype(jnp.float64), found.params)
+        f, error = _objective(params, *wide, link=static[0])
         proof = found.certificate
-        worse = jnp.maximum(f - proof.objective, 0) + 4 * jnp.finfo(jnp.float64).eps * jnp.abs(f)
-        proof = dataclasses.replace(proof, objective=f, suboptimality=proof.suboptimality + worse)
-        return jax.tree.map(rounded, dataclasses.replace(found, certificate=proof))
+        worse = jnp.maximum(f - proof.objective, 0) + error
+        code = after_rounding(found.code, worse, f, 0.0 if tol is None else tol, dtype)
+        proof = dataclasses.replace(
+            proof, objective=f, suboptimality=upwards(proof.suboptimality + worse, dtype),
+            converged=proof.converged & (code == found.code),
+        )  # fmt: skip
+        return jax.tree.map(rounded, dataclasses.replace(found, certificate=proof, code=code))
 
 
-def _objective(params: Any, X: Array, Y: Array, s: Array, l2: Array, l1: Array, *, link: str) -> Array:
+def after_rounding(code: Any, rise: Any, f: Any, tol: Any, dtype: Any) -> Any:
+    """The code of a fit whose objective f may be higher by so much since its parameters are rounded to dtype."""
+    ended = (code == int(Status.converged)) | (code == int(Status.rank_deficient))
+    xp = namespace(rise)
+    far = ~(rise <= xp.maximum(tol, float(np.finfo(dtype).eps) ** 0.5) * f)
+    return xp.where(ended & far, int(Status.stalled), code).astype(np.int32)
+
+
+def rise_by(db: Any, slope: Any, total: Any, f: Any, k: int) -> Any:
+    """At most what f rises by where each logit is off by db, slope being sum |df/db| and total the sum of the weights.
+
+    Along the way second derivatives are at most those of all rows at their worst, and they grow from h <= L by a factor
+    of exp(db) at most, for k classes from h <= 4 L by exp(2 db).
+    """
+    xp = namespace(db)
+    return slope * db + xp.minimum(total, 4 * f * xp.exp(2 * db)) * db * db / (8 if k == 1 else 2)
+
+
+def upwards(bound: Any, dtype: Any) -> Any:
+    """What is no less than the bound when it is rounded to dtype."""
+    return bound * (1 + float(np.finfo(dtype).eps))
+
+
+def _objective(params: Any, X: Array, Y: Array, s: Array, l2: Array, l1: Array, *, link: str) -> tuple[Array, Array]:
+    """The objective, and what rounding may do to it: a logit off by e moves a loss L by 2 L e at most."""
     kept = (s > 0)[:, None]
-    W = params.w.reshape(X.shape[1], -1)
-    z = matmul(jnp.where(kept, X, jnp.zeros_like(X)), W) + params.b.reshape(1, -1)
-    value = _links.value(link, z, jnp.where(kept, Y, jnp.zeros_like(Y)), s)
-    return value + l2 / 2 * jnp.sum(W * W) + l1 * jnp.sum(jnp.abs(W))
+    X, Y = jnp.where(kept, X, jnp.zeros_like(X)), jnp.where(kept, Y, jnp.zeros_like(Y))
+    W, b = params.w.reshape(X.shape[1], -1), params.b.reshape(1, -1)
+    value = _links.value(link, matmul(X, W) + b, Y, s)
+    f = value + l2 / 2 * jnp.sum(W * W) + l1 * jnp.sum(jnp.abs(W))
+    e = 2 * jnp.max(matmul(jnp.abs(X), jnp.abs(W)) + jnp.abs(b))
+    return f, (4 + 2 * e) * float(np.finfo(np.float64).eps) * f

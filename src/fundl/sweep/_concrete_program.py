@@ -10,6 +10,7 @@ from fundl._result import Status
 from fundl._threads import TALL, on_all, processors
 from fundl._types import Array
 from fundl.newton._design import shift_and_scale, standardise
+from fundl.newton._wide import rise_by
 from fundl.sweep import _concrete_lanes
 from fundl.sweep._ends import Ends, clean, end_of, parents, rows_of, scores
 from fundl.sweep._inputs import Given
@@ -45,7 +46,7 @@ def solve(given: Given, tol: Array, max_steps: int, *, intercept: bool) -> tuple
         w = theta[:, :-1] / scale
         b = theta[:, -1] - w @ centre
         rounded = 2 * EPS * (np.abs(theta[:, -1]) + 2 * np.abs(w) @ np.abs(centre)) * intercept  # moves every logit
-        bound = found.bound + np.abs(g[:, -1]) * rounded + s.sum(axis=1) * rounded * rounded / 2
+        bound = found.bound + rise_by(rounded, np.abs(g[:, -1]), s.sum(axis=1), found.f, 1)
         usable = np.isfinite(bound) & np.isfinite(theta).all(axis=1)
         reached[lane] = np.where(usable[:, None], theta, 0.0)
         near = bound <= np.where(found.steps < max_steps, max(float(tol), np.sqrt(EPS) / 100), float(tol)) * found.f

@@ -11,7 +11,8 @@ import numpy as np
 from fundl import losses
 from fundl._precise import matmul, namespace
 from fundl._result import Fit
-from fundl._types import Array
+from fundl._types import Array, ArrayLike
+from fundl.newton._wide import after_rounding, upwards
 from fundl.sweep._inputs import Given
 
 
@@ -114,8 +115,10 @@ def scores(link: str, X: Array, y: Array, w: Array, b: Array, q: Array) -> tuple
     return jnp.sum(jnp.where(q > 0, q * loss, zero)) / total, jnp.sum(jnp.where(q > 0, q * right, zero)) / total
 
 
-def in_float64(solve: Callable[[Given], tuple[Ends, Ends]], given: Given, link: str) -> tuple[Ends, Ends]:
-    """Concrete float32 data solved in float64 and rounded; the objective and the bound are those of the rounded."""
+def in_float64(
+    solve: Callable[[Given], tuple[Ends, Ends]], given: Given, link: str, tol: ArrayLike = 0.0
+) -> tuple[Ends, Ends]:
+    """Concrete float32 data solved in float64 and rounded; objective, bound and code are those of the rounded."""
     dtype = given.X.dtype
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda v: v.astype(jnp.float64) if v.dtype == dtype else v, given)
@@ -129,24 +132,34 @@ def in_float64(solve: Callable[[Given], tuple[Ends, Ends]], given: Given, link: 
             if which.shape[1]:
                 narrow = [v.astype(dtype).astype(jnp.float64) for v in (ends.w, ends.b)]
                 index = tuple(jnp.asarray(v) for v in which)
-                f = _objectives(wide, rows.train, narrow[0], narrow[1], index, link=link)
-                worse = jnp.maximum(f - ends.f, 0) + 64 * jnp.finfo(jnp.float64).eps * jnp.abs(f)
-                ends = ends._replace(f=f, bound=ends.bound + worse)
+                f, error = _objectives(wide, rows.train, narrow[0], narrow[1], index, link=link)
+                worse = jnp.maximum(f - ends.f, 0) + error
+                code = after_rounding(jnp.asarray(ends.code), worse, f, jnp.asarray(tol, jnp.float64), dtype)
+                ends = ends._replace(f=f, bound=upwards(ends.bound + worse, dtype), code=code)
             out.append(jax.tree.map(lambda v: v.astype(dtype) if v.dtype == jnp.float64 else v, ends))
         return out[0], out[1]
 
 
 @functools.partial(jax.jit, static_argnames=("link",))
-def _objectives(given: Given, train: Array, w: Array, b: Array, which: tuple[Array, ...], *, link: str) -> Array:
-    """The objective of each lane at w and b."""
+def _objectives(
+    given: Given, train: Array, w: Array, b: Array, which: tuple[Array, ...], *, link: str
+) -> tuple[Array, Array]:
+    """The objective of each lane at w and b, and what rounding may do to it."""
     X, Y = clean(given)
+    eps = jnp.finfo(X.dtype).eps
 
-    def one(lane: Any) -> Array:
+    def one(lane: Any) -> tuple[Array, Array]:
         w, b, p, r, j = lane
         y = Y if link == "softmax" else jax.lax.dynamic_index_in_dim(Y, j, 1, keepdims=False)
         z = matmul(X, w) + b[None, :] if w.ndim == 2 else matmul(X, w[:, None])[:, 0] + b
         s = train[r]
         loss = jnp.sum(jnp.where(s > 0, s * losses_of(link, z, y)[0], jnp.zeros_like(s)))
-        return loss + given.l2[p] / (1 if link == "linear" else 2) * jnp.sum(w * w) + given.l1[p] * jnp.sum(jnp.abs(w))
+        size = given.l2[p] / (1 if link == "linear" else 2) * jnp.sum(w * w) + given.l1[p] * jnp.sum(jnp.abs(w))
+        # A logit off by e moves its loss L by 2 L e at most, a prediction its square L by 2 sqrt(L) e + e^2.
+        W = jnp.abs(w).reshape(w.shape[0], -1)
+        e = 2 * eps * jnp.max(matmul(jnp.abs(X), W) + jnp.abs(b).reshape(1, -1))
+        far = jnp.sqrt(jnp.sum(s)) * e
+        moved = far * (2 * jnp.sqrt(loss) + far) if link == "linear" else 2 * loss * e
+        return loss + size, 64 * eps * (loss + size) + moved
 
     return jax.lax.map(one, (w, b, *which), batch_size=min(32, w.shape[0]))

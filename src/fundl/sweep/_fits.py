@@ -182,7 +182,7 @@ def _convex(
     concrete = all(_check.concrete(v) for v in (*jax.tree.leaves(data), limit, max_steps))
     in_numpy = concrete and one_device and _check.on_host(*jax.tree.leaves(data))
     narrow = X.dtype.itemsize < 8 and concrete
-    ends, whole = in_float64(solve, data, link) if narrow else solve(data)
+    ends, whole = in_float64(solve, data, link, limit) if narrow else solve(data)
     return _packed(data, ends, whole, "logistic" if link == "sigmoid" else "softmax", shape)
 
 

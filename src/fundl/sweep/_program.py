@@ -11,6 +11,7 @@ from fundl._precise import exp_minus_abs, matmul, within_unit_interval
 from fundl._result import Status
 from fundl._types import Array
 from fundl.newton._design import shift_and_scale, standardise
+from fundl.newton._wide import rise_by
 from fundl.sweep import _lanes
 from fundl.sweep._ends import Ends, Rows, clean, end_of, lanes, parents, rows_of, scores
 from fundl.sweep._inputs import Given
@@ -98,7 +99,7 @@ def _together(
         right = ((z > 0) == (y > 0.5)).astype(z.dtype)
         scored = (jnp.sum(q * loss, axis=1) / total, jnp.sum(q * right, axis=1) / total)
         db = _error_of_b(found.theta, centre / scale, intercept)
-        bound = found.bound + jnp.abs(found.gradient[:, -1]) * db + jnp.sum(s, axis=1) * db * db / 2
+        bound = found.bound + rise_by(db, jnp.abs(found.gradient[:, -1]), jnp.sum(s, axis=1), found.f, 1)
         usable = jnp.isfinite(bound)[:, None] & jnp.isfinite(found.theta)
         ended = ended.at[lane].set(jnp.where(usable, found.theta, jnp.zeros_like(found.theta)))
         return ended, (found.theta, found.f, found.gradient, bound, found.steps, *scored)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from fundl import _check
 from fundl._types import Array
 
 
@@ -11,7 +12,8 @@ def folds(n: int, k: int, key: Array) -> Array:
 
     Shapes: held (k, n), booleans; every row is in one fold. It is what `folds=` of the sweeps takes, and 1 - held are
     the weights of the training rows.
-    Errors: TypeError for a key that is not `jax.random.key(seed)`; ValueError for k below 2 or above n.
+    Errors: TypeError for a key that is not `jax.random.key(seed)`; ValueError for several keys, or for k that is not
+    whole, below 2 or above n.
 
     >>> held = folds(5, 2, jax.random.key(0))
     >>> print(held.sum(axis=0), held.sum(axis=1))
@@ -19,9 +21,12 @@ def folds(n: int, k: int, key: Array) -> Array:
 
     Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 7.10.
     """
-    if not 2 <= k <= n:
-        raise ValueError(f"k must be at least 2 and at most the number of rows, {n}; got {k}.")
-    of = jax.random.permutation(_key(key), n) % k
+    _check.random_key("key", key)
+    if not 2 <= _check.count(k) <= _check.count(n):
+        raise ValueError(
+            f"k must be a whole number, at least 2 and at most the number of rows n, one too; got k={k!r}, n={n!r}."
+        )
+    of = jax.random.permutation(key, n) % k
     return of[None, :] == jnp.arange(k)[:, None]
 
 
@@ -30,20 +35,16 @@ def bootstrap(n: int, replicates: int, key: Array) -> Array:
 
     Shapes: weights (replicates, n), in jax's default float; every row sums to n. It is what `weights=` of the sweeps
     takes; a row that a replicate leaves out scores it.
-    Errors: TypeError for a key that is not `jax.random.key(seed)`; ValueError for fewer than one row or replicate.
+    Errors: TypeError for a key that is not `jax.random.key(seed)`; ValueError for several keys, or for n or
+    replicates that are not whole numbers of at least 1.
 
     >>> print(bootstrap(6, 2, jax.random.key(0)).sum(axis=1))
     [6. 6.]
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 6.2; the score: 17.7 there.
     """
-    if n < 1 or replicates < 1:
-        raise ValueError(f"n and replicates must be at least 1; got {n} and {replicates}.")
-    drawn = jax.random.randint(_key(key), (replicates, n), 0, n)
+    _check.random_key("key", key)
+    if not (_check.count(n) and _check.count(replicates)):
+        raise ValueError(f"n and replicates must be whole numbers, at least 1; got {n!r} and {replicates!r}.")
+    drawn = jax.random.randint(key, (replicates, n), 0, n)
     return jax.vmap(lambda rows: jnp.zeros((n,)).at[rows].add(1.0))(drawn)
-
-
-def _key(key: Array) -> Array:
-    if not (isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)):
-        raise TypeError(f"key must be a random key such as jax.random.key(0); got {key!r}.")
-    return key
