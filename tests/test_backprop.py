@@ -61,7 +61,7 @@ def _assert_close(got, want, units: float) -> None:
         assert error <= units, f"{jax.tree_util.keystr(path)}: {error:.1f} units of rounding"
 
 
-@pytest.mark.parametrize("residual", ["output", "input"])
+@pytest.mark.parametrize("residual", ["output", pytest.param("input", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradient_by_hand_is_that_of_autodiff(activation: str, residual: str):
     net = _chain(3, activation, "cross_entropy_with_logits", residual)
@@ -75,7 +75,7 @@ def test_gradient_by_hand_is_that_of_autodiff(activation: str, residual: str):
     "loss",
     ["mse", "l1", "huber", "binary_cross_entropy_with_logits", "focal_with_logits", "cross_entropy_with_logits"],
 )
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow), 6])
 def test_any_depth_any_loss_under_jit(depth: int, dtype: str, loss: str):
     net = _chain(depth, "tanh", loss)
@@ -198,8 +198,15 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("where", range(6))
-@pytest.mark.parametrize("mutation", sorted(MUTATIONS))
+# Each mutation, and each place; all of both in the slow suite.
+@pytest.mark.parametrize(
+    ("mutation", "where"),
+    [
+        pytest.param(m, i, marks=[] if m == "sign" or i == 2 else pytest.mark.slow)
+        for m in sorted(MUTATIONS)
+        for i in range(6)
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_first_wrong_row_names_the_mutated_operation(where: int, mutation: str, dtype: str):
     mutate = MUTATIONS[mutation]

@@ -142,7 +142,11 @@ def test_what_explicit_meshes_refuse_is_seen() -> None:
         same_answers(job, AxisType.Explicit, eager=False)
 
 
-@pytest.mark.parametrize("spec", [PartitionSpec("rows", "classes"), PartitionSpec(None, "classes")], ids=str)
+@pytest.mark.parametrize(
+    "spec",
+    [PartitionSpec("rows", "classes"), pytest.param(PartitionSpec(None, "classes"), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_integer_labels_of_classes_that_are_split(spec: PartitionSpec) -> None:
     mesh = jax.make_mesh((4, 2), ("rows", "classes"), axis_types=(AxisType.Explicit,) * 2)
     rng = np.random.default_rng(0)
