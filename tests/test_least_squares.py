@@ -511,15 +511,43 @@ def test_batches_refuse_what_does_not_fit():
 class ArrowBatch:
     """What `from_arrow` asks of a pyarrow.RecordBatch."""
 
+    metadata = None
+
     def __init__(self, **columns):
         self.columns = columns
 
     @property
     def schema(self):
-        return type("Schema", (), {"names": list(self.columns)})
+        return type("Schema", (), {"names": list(self.columns), "metadata": self.metadata})
 
     def column(self, i):
         return list(self.columns.values())[i]
+
+
+def test_what_is_not_a_number_in_arrow_data():
+    """Nulls are NaN, whatever the type; text is refused, though numpy would read the numbers in it."""
+    days = np.array(["1970-01-05", "NaT"], "M8[D]")
+    for v, first in (
+        (days, 4), (days - days[0], 0), (np.array([True, None]), 1), (np.array([Fraction(1, 2), None]), 0.5)
+    ):  # fmt: skip
+        ((X, y),) = ls.from_arrow([ArrowBatch(x=v, y=np.arange(2))], target="y")
+        np.testing.assert_array_equal(X, [[first], [np.nan]])
+        np.testing.assert_array_equal(y, [0, 1])
+    text, numbers = np.array(["1.5", "2"]), np.ones(2)
+    same = ArrowBatch(x=numbers, y=numbers)
+    same.columns = type("Twice", (dict,), {"__iter__": lambda self: iter(["x", "x", "y"])})(same.columns)
+    for source, columns, error, message in (
+        ([ArrowBatch(x=text, y=numbers)], None, TypeError, "'x' does not hold numbers"),
+        ([ArrowBatch(x=text.astype(object), y=numbers)], None, TypeError, "'x' does not hold numbers"),
+        ([ArrowBatch(y=numbers)], None, ValueError, "No column is left for X"),
+        ([ArrowBatch(x=numbers, y=numbers)], [], ValueError, "No column is left for X"),
+        ([same], None, ValueError, "Two columns have the name 'x'"),
+        ("a.parquet", None, TypeError, "must hold record batches"),
+        (pathlib.Path("a.parquet"), None, TypeError, "must hold record batches"),
+        ({"x": numbers, "y": numbers}, None, TypeError, "must hold record batches"),
+    ):
+        with pytest.raises(error, match=message):
+            next(ls.from_arrow(source, target="y", columns=columns))
 
 
 def test_arrow_tables_readers_and_batches():
@@ -554,6 +582,10 @@ def test_iterators_arrow_batches_and_memory_maps_give_the_fit_in_memory(tmp_path
     assert sum(len(batch[1]) for batch in ls.from_arrow(table, target="y")) == 12
     with pytest.raises(KeyError, match="no column 'z'"):
         next(ls.from_arrow(arrow, target="z"))
+    # What pandas keeps the index of a frame in is no feature, unless it is named.
+    arrow[0].metadata = {b"pandas": b'{"index_columns": ["c", {"kind": "range"}]}'}
+    for columns, width in ((None, 3), (["a", "c"], 2)):
+        assert next(ls.from_arrow(arrow, target="y", columns=columns))[0].shape == (5, width)
     with pytest.raises(ValueError, match="no batch"):
         ls.fit_batches([])
     with pytest.raises(ValueError, match="finite"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -148,8 +149,10 @@ def from_arrow(
 
     source: record batches in an iterable (a reader, a dataset's `to_batches()`), or anything with `to_batches` or
     `__arrow_c_stream__` (tables, data frames; the latter imports pyarrow). target and weights name columns; columns
-    those of X, all others by default. Nulls become NaN, which `fit_batches` refuses.
-    Errors: KeyError for a column that is not there, TypeError for one that does not hold numbers.
+    those of X, all others by default but for the index of a pandas frame. Nulls become NaN, which `fit_batches`
+    refuses.
+    Errors: KeyError for a column that is not there, TypeError for one that does not hold numbers and for a source that
+    holds no record batches, ValueError for a name that two columns share and where no column is left for X.
 
     >>> class Batch:  # as pyarrow.RecordBatch
     ...     schema = type("Schema", (), {"names": ["x", "y"]})
@@ -163,17 +166,35 @@ def from_arrow(
     elif hasattr(source, "__arrow_c_stream__") and not hasattr(source, "__next__"):
         pyarrow: Any = importlib.import_module("pyarrow")
         source = pyarrow.RecordBatchReader.from_stream(source)
+    if not isinstance(source, Iterable):
+        source = (source,)  # which is no record batch
     for batch in source:
+        if not (hasattr(batch, "schema") and hasattr(batch, "column")):
+            fix = "pyarrow.dataset.dataset(path) reads files, pyarrow.table(columns) takes a dictionary"
+            raise TypeError(f"source must hold record batches, as tables and readers do; got {batch!r:.80}. {fix}.")
         names = list(batch.schema.names)
-        chosen = [v for v in names if v not in (target, weights)] if columns is None else list(columns)
+        if columns is None:
+            chosen = [v for v in names if v not in (target, weights, *_index(batch.schema))]
+        else:
+            chosen = list(columns)
+        if not chosen:
+            raise ValueError(f"No column is left for X; columns={columns}, the columns are {names}.")
         needed = dict.fromkeys([*chosen, target, *([] if weights is None else [weights])])
         for name in needed:
             if name not in names:
                 raise KeyError(f"There is no column {name!r}; the columns are {names}.")
+            if names.count(name) > 1:
+                raise ValueError(f"Two columns have the name {name!r}; rename one. The columns are {names}.")
         values = {name: _values(name, batch.column(names.index(name))) for name in needed}
         X = np.stack([values[name] for name in chosen], axis=1)
         if len(X):
             yield (X, values[target]) if weights is None else (X, values[target], values[weights])
+
+
+def _index(schema: Any) -> list[Any]:
+    """The columns in which pandas keeps the index of a frame, which is no feature."""
+    given = (getattr(schema, "metadata", None) or {}).get(b"pandas")
+    return [] if given is None else json.loads(given)["index_columns"]
 
 
 def _values(name: str, column: Any) -> np.ndarray:
@@ -183,6 +204,10 @@ def _values(name: str, column: Any) -> np.ndarray:
     if found.dtype.kind == "f":
         return found
     try:
+        if found.dtype.kind in "mM":  # whose nulls would be the smallest integer
+            return np.where(np.isnat(found), np.nan, found.astype(np.float64))
+        if found.dtype.kind not in "iub" and any(isinstance(v, str | bytes) for v in found.flat):
+            raise TypeError  # numpy would read the numbers in a text
         return found.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"Column {name!r} does not hold numbers; name the columns that do: columns=[...].") from None
