@@ -90,6 +90,19 @@ def by_rows(*arrays: Array | None) -> tuple[Any, ...]:
     return tuple(None if v is None else jax.sharding.reshard(v, spec) for v in arrays)
 
 
+def on_mesh_of(X: Array, v: Array) -> Array:
+    """v, which may have other rows than X, whole on each device of X's Explicit mesh, or split as it is by rows."""
+    mesh = jax.typeof(X).sharding.mesh
+    if mesh.empty or not mesh.are_all_axes_explicit or not jax.typeof(v).sharding.mesh.empty:
+        return by_rows(v)[0]
+    return jax.sharding.reshard(v, NamedSharding(mesh, PartitionSpec()))
+
+
+def rank_tolerance(eps: float, d: int) -> float:
+    """The singular value of columns of one length below which, beside the largest, their rounding may be all of it."""
+    return 8 * eps * d**0.5
+
+
 def to_host(*arrays: Array | None) -> list[Any]:
     """The same as numpy's float64."""
     return [None if x is None else np.asarray(x, np.float64) for x in arrays]

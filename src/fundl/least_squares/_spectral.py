@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fundl.least_squares._exact import Solution
+from fundl.least_squares._inputs import rank_tolerance
 from fundl.least_squares._words import ceil_power_of_two
 
 EPS = float(np.finfo(np.float64).eps)
@@ -36,6 +37,8 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
     Z = X - c
     # A constant column is one up to the rounding of its mean.
     Z[:, np.abs(Z).max(axis=0, initial=0.0) <= 4 * EPS * np.abs(c)] = 0.0
+    if intercept and n:
+        Z -= share @ Z  # the rounding of c would be a direction of the data
     root = np.ones((n, 1)) if s is None else np.sqrt(s)[:, None]
     lengths = np.sqrt(np.square(Z * root).sum(axis=0))
     scale = ceil_power_of_two(np.hypot(lengths, np.sqrt(l2)))
@@ -47,7 +50,7 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
     if l2 > 0:
         A = np.concatenate([A, np.diag(np.sqrt(penalty))])
     _, sigma, Vt = np.linalg.svd(A, full_matrices=False)
-    live = sigma > 8 * eps * np.sqrt(d) * sigma.max(initial=0.0)
+    live = sigma > rank_tolerance(eps, d) * sigma.max(initial=0.0)
     sigma, Vt = sigma[live], Vt[live]
     rank = len(sigma)
     full = rank == d
