@@ -542,6 +542,24 @@ def test_bounds_hold_where_the_first_batch_is_far_from_the_rest():
         assert abs(Fraction(float(found.params.b)) - b) <= Fraction(float(found.certificate.error_bound.b))
 
 
+def test_the_dtype_of_a_stream_is_the_widest_of_its_batches():
+    """Not that of the first, which decided the rank and rounded the result: two orders gave two fits."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2))
+    X[:, 1] = X[:, 0] + 1e-8 * rng.normal(size=30)
+    y = X @ [1.0, 2.0] + 1e-9 * rng.normal(size=30)
+    narrow, wide = (X[:3].astype(np.float32), y[:3].astype(np.float32)), (X[3:], y[3:])
+    expected = lr.fit(*(np.concatenate(v) for v in zip(narrow, wide, strict=True))).check()
+    a, b = (ls.update(None, *v) for v in (narrow, wide))
+    found = [ls.fit_batches(v) for v in ((narrow, wide), (wide, narrow))]
+    for fit in (*found, ls.solve(ls.merge(a, b)), ls.solve(ls.merge(b, a))):
+        assert fit.check().params.w.dtype == np.float64
+        np.testing.assert_allclose(flat(fit.params), flat(expected.params), rtol=1e-13)
+    traced = jax.eval_shape(lambda *v: ls.update(ls.merge(ls.update(None, *v[:2]), ls.update(None, *v[2:])), *v[:2]),
+                            *narrow, *wide)  # fmt: skip
+    assert {str(v.dtype) for v in jax.tree.leaves(traced.moments)} == {"float64", "bool"}
+
+
 def test_batches_refuse_what_does_not_fit():
     rng = np.random.default_rng(14)
     X, y = rng.normal(size=(4, 2)), rng.normal(size=4)

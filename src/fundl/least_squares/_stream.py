@@ -73,8 +73,9 @@ def update(
         given = f"got X {X.shape}, y {y.shape}"
         raise ValueError(f"X must have {M.m.shape[0]} columns and y {_targets(state)}, as before; {given}.")
     with np.errstate(all="ignore"):
+        M, arrays = _of_one_dtype(M, arrays)
         batch = _exact.moments(arrays[0], arrays[1], arrays[2], state.intercept, (M.m, M.my))
-        return dataclasses.replace(state, moments=_exact.sum_moments(M, batch))
+        return dataclasses.replace(state, moments=_exact.sum_moments(M, batch), dtype=_wider(state.dtype, dtype))
 
 
 def merge(a: State, b: State) -> State:
@@ -91,7 +92,9 @@ def merge(a: State, b: State) -> State:
             f"{B.m.shape[0]} columns, y {_targets(a)} and {_targets(b)}, intercept {a.intercept} and {b.intercept}."
         )
     with np.errstate(all="ignore"):
-        return dataclasses.replace(a, moments=_exact.sum_moments(A, _about(B, A) if a.intercept else B))
+        A, B = _of_one_dtype(A, B)
+        M = _exact.sum_moments(A, _about(B, A) if a.intercept else B)
+        return dataclasses.replace(a, moments=M, dtype=_wider(a.dtype, b.dtype))
 
 
 def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
@@ -221,6 +224,17 @@ def _of_a_state(name: str, state: State) -> Moments:
 
 def _targets(state: State) -> str:
     return "(n,)" if state.single else f"(n, {state.moments.my.shape[0]})"
+
+
+def _wider(*dtypes: str) -> str:
+    """The rows are known to the digits of their own dtype, and all together to those of the widest."""
+    return max(dtypes, key=lambda v: np.dtype(v).itemsize)
+
+
+def _of_one_dtype(*trees: Any) -> Any:
+    """All floats in the widest dtype among them: traced batches may differ in it."""
+    dtype = _wider(*(str(v.dtype) for v in jax.tree.leaves(trees)))
+    return jax.tree.map(lambda v: v.astype(dtype) if v.dtype.kind == "f" else v, trees)
 
 
 def _about(M: Moments, to: Moments) -> Moments:
