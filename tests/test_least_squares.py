@@ -912,6 +912,26 @@ def test_numbers_that_float32_does_not_hold_are_not_returned_as_infinite():
         assert ls.fit(1e-100 * x[:, None], x).status == Status.non_finite
 
 
+def test_weights_and_penalties_that_the_dtype_of_the_data_does_not_hold():
+    """In float64 they are there: as float32 they were 0 or infinite, with a warning of NumPy's."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 2)).astype(np.float32), rng.normal(size=20).astype(np.float32)
+    one = lr.fit(X, y)
+    for size in (1e-46, 1e39):
+        s = np.full(20, size)
+        fit, stream = lr.fit(X, y, weights=s), ls.fit_batches([(X, y, s)])
+        path = lr.ridge_path(X, y, [0.0], weights=s).params
+        for w in (fit.params.w, stream.params.w, path.w[0], lr.fit(X, y, weights=s, l2=size * 1e-9).params.w):
+            np.testing.assert_allclose(w, one.params.w, rtol=1e-6)
+        assert fit.status is stream.status is Status.converged
+        np.testing.assert_allclose(lr.influence(X, y, weights=s).residuals, lr.influence(X, y).residuals, rtol=1e-5)
+        if size > 1:
+            found = lr.fit(X, y, l2=size)
+            assert found.status is Status.converged
+            np.testing.assert_allclose(found.certificate.objective, np.sum((y - y.mean()) ** 2), rtol=1e-6)
+            np.testing.assert_allclose(lr.ridge_path(X, y, [size]).params.w, 0, atol=1e-35)
+
+
 def test_integers_beyond_int32_are_the_numbers_they_are():
     t = 1_700_000_000_000 + 1000 * np.arange(20)
     with jax.enable_x64(False):

@@ -15,6 +15,7 @@ from fundl.least_squares._covariance import variance
 from fundl.least_squares._inputs import (
     by_rows,
     held,
+    in_dtype,
     on_mesh_of,
     penalty_of,
     rank_tolerance,
@@ -108,7 +109,7 @@ def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: A
         more = (X_new, *more[1:])
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
     if not _check.on_host(X, Y, penalty, weights, *more[:1]):
-        return _jitted(f, X, Y, penalty, weights, intercept, single, *more)
+        return _jitted(f, X, Y, *in_dtype(X.dtype, penalty, weights), intercept, single, *more)
     wide_X, wide_Y, wide_l2, s, *new = to_host(X, Y, penalty, weights, *more[:1])
     with np.errstate(all="ignore"):
         eps = float(np.finfo(X.dtype).eps)

@@ -14,8 +14,9 @@ from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
 from fundl.least_squares._inputs import (
+    as_array,
     by_rows,
-    held,
+    in_dtype,
     rank_tolerance,
     refuse_not_finite,
     shaped,
@@ -66,14 +67,12 @@ def ridge_path(
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
     _check.penalty("l2", l2)
-    penalties: Any = (
-        l2 if type(l2) is np.ndarray and l2.dtype == X.dtype else _check.array("l2", l2).astype(held(X.dtype))
-    )
+    penalties = as_array("l2", l2)
     _check.rank("l2", penalties, 1, shape="(m,), one for each fit")
     _check.nonempty("l2", penalties)
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
     if not _check.on_host(X, Y, penalties, weights):
-        return _traced(X, Y, penalties, weights, _check.flag("intercept", intercept), single)
+        return _traced(X, Y, *in_dtype(X.dtype, penalties, weights), _check.flag("intercept", intercept), single)
     with np.errstate(all="ignore"):
         wide_l2, s = to_host(penalties, weights)
         w, b, trace, loo, gcv = _concrete(np.asarray(X), np.asarray(Y), wide_l2, s, _check.flag("intercept", intercept))

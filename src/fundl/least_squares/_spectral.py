@@ -30,8 +30,8 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
     k = Y.shape[1]
     weight = float(n if s is None else s.sum())
     c, cy = np.zeros(d), np.zeros(k)
+    share = np.full(n, 1 / max(n, 1)) if s is None else s / weight
     if intercept and n:
-        share = np.full(n, 1 / n) if s is None else s / weight
         for _ in range(2):  # the first mean is rounded
             c, cy = c + share @ (X - c), cy + share @ (Y - cy)
     Z = X - c

@@ -16,7 +16,7 @@ from fundl._types import ArrayLike
 from fundl.least_squares import _exact
 from fundl.least_squares._exact import Moments
 from fundl.least_squares._fit import narrowed, package
-from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, in_dtype, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace, product, sum_words, two_sum
 
 
@@ -59,7 +59,7 @@ def update(
     refuse_not_finite(X, y, weights)
     Y: Any = y if y.ndim == 2 else y[:, None]
     host = _check.on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
-    arrays: Any = to_host(X, Y, weights) if host else [None if v is None else jnp.asarray(v) for v in (X, Y, weights)]
+    arrays: Any = to_host(X, Y, weights) if host else in_dtype(X.dtype, X, Y, weights)
     dtype = str(X.dtype if host else arrays[0].dtype)
     chosen = None if intercept is None else _check.flag("intercept", intercept)
     if state is None:
@@ -120,6 +120,7 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
             if held(dtype) != dtype:
                 found = narrowed(found, M.weight, wide_l2, held(dtype))
             return to_device(package(found, state.single, held(dtype)), dtype)
+    (penalty,) = in_dtype(M.m.dtype, penalty)
     return package(_exact.solve(M, penalty, **options), state.single, held(dtype))
 
 
