@@ -58,6 +58,10 @@ def test_what_does_not_fit_is_refused(tmp_path, like, message: str):
 def test_what_is_no_array_or_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(TypeError, match="name is not an array of numbers"):
         checkpoint.save(tmp_path / "p.npz", {"name": np.array(["a", "b"])})
+    with pytest.raises(TypeError, match="pair is not an array of numbers"):
+        checkpoint.save(tmp_path / "p.npz", {"pair": np.zeros(2, [("a", "f4"), ("b", "f4")])})
+    with pytest.raises(ValueError, match="rename that key"):
+        checkpoint.save(tmp_path / "p.npz", {"__manifest__": jnp.ones(2)})
     assert not list(tmp_path.iterdir()), "a failed save leaves nothing behind"
     np.savez(tmp_path / "other.npz", w=np.ones(2))
     with pytest.raises(ValueError, match="no manifest"):
@@ -75,3 +79,11 @@ def test_names_that_collide_are_refused_and_a_name_of_numpys_own_is_kept(tmp_pat
         checkpoint.save(tmp_path / "p.npz", {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}})
     checkpoint.save(tmp_path / "p.npz", {"file": jnp.ones(1), "number": 0.5})
     assert checkpoint.load(tmp_path / "p.npz")["file"] == 1
+    checkpoint.save(tmp_path / "p.npz", {"w": jnp.ones(1), "w.npy": jnp.zeros(2)})
+    np.testing.assert_array_equal(checkpoint.load(tmp_path / "p.npz")["w.npy"], [0, 0])
+
+
+def test_the_order_of_bytes_is_the_machines(tmp_path):
+    for dtype in (">f4", "<f4", ">i4", ">f8"):
+        checkpoint.save(tmp_path / "p.npz", {"w": np.array([1, 2], dtype)})
+        np.testing.assert_array_equal(checkpoint.load(tmp_path / "p.npz")["w"], [1, 2])

@@ -50,6 +50,16 @@ def exact_fit(X, y, weights=None, l2=0.0, intercept=True):
     return beta, sum(s * r * r), M[:, p + 1 :]
 
 
+def exact_errors(X, y, weights=None, l2=0.0, intercept=True):
+    """The residual deviation, the root of rss / (sum of weights - trace H), and standard errors, by diag(K G K)."""
+    A = rational(np.column_stack([X, np.ones(len(X))]) if intercept else X)
+    s = rational(np.ones(len(X)) if weights is None else weights)
+    _, rss, K = exact_fit(X, y, weights, l2, intercept)
+    KG = K @ (A.T @ (s[:, None] * A))
+    variance = rss / (sum(s) - np.trace(KG))
+    return math.sqrt(variance), np.array([math.sqrt(v * variance) for v in np.diag(KG @ K)])
+
+
 def digits(got, expected):
     """Log relative error of the worst entry (absolute where the exact value is 0)."""
     worst = Fraction(0)
@@ -217,6 +227,33 @@ def test_ridge_weights_and_targets():
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["auto", "exact", "spectral"])
+def test_standard_errors_under_a_penalty_do_not_cancel(method, monkeypatch):
+    """Columns that are nothing beside it, and fewer rows than columns with a small one: residuals and errors of it."""
+    if method == "spectral":
+        monkeypatch.setattr(_spectral, "costly", lambda d: True)
+        monkeypatch.setattr(_plain, "attempt", lambda *given: None)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    wide = rng.normal(size=(6, 8))
+    for A, l2, rtol in (
+        (X * [1.0, 1e-4, 1e-9], 1.0, 1e-4 if method == "spectral" else 1e-13),
+        (X * [1.0, 1e-4, 1e-9] + 1.0, 1e4, 1e-3 if method == "spectral" else 1e-6),  # the rows hold no more of the last
+        (X * 1e-30, 1.0, 1e-12),
+        (wide, 1e-2, 1e-10),
+        (wide, 1e-6, 1e-6 if method == "spectral" else 1e-12),
+    ):
+        for intercept in (True, False):
+            found = lr.fit(A, y[: len(A)], l2=l2, intercept=intercept, method="exact" if method == "exact" else "auto")
+            deviation, errors = exact_errors(A, y[: len(A)], None, l2, intercept)
+            got = flat(found.certificate.standard_errors, intercept)
+            np.testing.assert_allclose(got, errors, rtol=rtol)
+            np.testing.assert_allclose(found.certificate.residual_deviation, deviation, rtol=rtol)
+    # What rounding leaves nothing of is not known.
+    near = lr.fit(wide, y[:6], l2=1e-60, method="exact" if method == "exact" else "auto")
+    assert np.isnan(near.certificate.residual_deviation)
+
+
 def test_weight_zero_removes_a_row_of_nan():
     rng = np.random.default_rng(6)
     X, y, weights = rng.normal(size=(12, 3)), rng.normal(size=12), np.ones(12)
@@ -254,7 +291,7 @@ def test_refinement_gives_what_the_sweeps_give(spread):
     A = _gram.words_of(Z, np.zeros_like(Z), None)
     found = _refined.swept(A, D, k)
     assert found is not None
-    expected = sweep_columns(A, d, True, 1e-15)[0]
+    expected = sweep_columns(A, d, True, 1e-15, np.zeros(len(A[0])))[0]
     got, sure = (sum(rational(v) for v in x) for x in (found, expected))
     for rows, columns, bits in ((slice(D), slice(D, None), 100), (slice(D, None), slice(D, None), 90)):
         error = np.max(np.abs(got[rows, columns] - sure[rows, columns]), axis=0)
@@ -485,6 +522,44 @@ def test_batches_in_any_order_give_the_fit_in_memory():
     np.testing.assert_allclose(found.certificate.objective, lr.fit(X, y, weights=weights).certificate.objective)
 
 
+def test_bounds_hold_where_the_first_batch_is_far_from_the_rest():
+    """They are about the mean, and the sums about the first row: the rise was 5 times the bound, the error of b 1e9."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(8, 2)) + 1e6
+        X[0] = 0
+        y = X @ [1.0, -2.0] + rng.normal(size=8)
+        found = ls.fit_batches((X[i : i + 1], y[i : i + 1]) for i in range(8))
+        A, (_, rss, _) = rational(np.column_stack([X, np.ones(8)])), exact_fit(X, y)
+        r = rational(y) - A @ rational(flat(found.params))
+        assert 0 <= sum(r * r) - rss <= Fraction(float(found.certificate.suboptimality))
+        x, s = rng.normal(size=8), np.ones(8)
+        x[0], s[0] = 1e9 * (1 + rng.random()), 1e-9
+        y = x + rng.normal(size=8)
+        twice = np.stack([x, 2 * x], axis=1)
+        found = ls.fit_batches((twice[i : i + 1], y[i : i + 1], s[i : i + 1]) for i in range(8))
+        (_, b), _, _ = exact_fit(x[:, None], y, s)
+        assert abs(Fraction(float(found.params.b)) - b) <= Fraction(float(found.certificate.error_bound.b))
+
+
+def test_the_dtype_of_a_stream_is_the_widest_of_its_batches():
+    """Not that of the first, which decided the rank and rounded the result: two orders gave two fits."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2))
+    X[:, 1] = X[:, 0] + 1e-8 * rng.normal(size=30)
+    y = X @ [1.0, 2.0] + 1e-9 * rng.normal(size=30)
+    narrow, wide = (X[:3].astype(np.float32), y[:3].astype(np.float32)), (X[3:], y[3:])
+    expected = lr.fit(*(np.concatenate(v) for v in zip(narrow, wide, strict=True))).check()
+    a, b = (ls.update(None, *v) for v in (narrow, wide))
+    found = [ls.fit_batches(v) for v in ((narrow, wide), (wide, narrow))]
+    for fit in (*found, ls.solve(ls.merge(a, b)), ls.solve(ls.merge(b, a))):
+        assert fit.check().params.w.dtype == np.float64
+        np.testing.assert_allclose(flat(fit.params), flat(expected.params), rtol=1e-13)
+    traced = jax.eval_shape(lambda *v: ls.update(ls.merge(ls.update(None, *v[:2]), ls.update(None, *v[2:])), *v[:2]),
+                            *narrow, *wide)  # fmt: skip
+    assert {str(v.dtype) for v in jax.tree.leaves(traced.moments)} == {"float64", "bool"}
+
+
 def test_batches_refuse_what_does_not_fit():
     rng = np.random.default_rng(14)
     X, y = rng.normal(size=(4, 2)), rng.normal(size=4)
@@ -511,15 +586,43 @@ def test_batches_refuse_what_does_not_fit():
 class ArrowBatch:
     """What `from_arrow` asks of a pyarrow.RecordBatch."""
 
+    metadata = None
+
     def __init__(self, **columns):
         self.columns = columns
 
     @property
     def schema(self):
-        return type("Schema", (), {"names": list(self.columns)})
+        return type("Schema", (), {"names": list(self.columns), "metadata": self.metadata})
 
     def column(self, i):
         return list(self.columns.values())[i]
+
+
+def test_what_is_not_a_number_in_arrow_data():
+    """Nulls are NaN, whatever the type; text is refused, though numpy would read the numbers in it."""
+    days = np.array(["1970-01-05", "NaT"], "M8[D]")
+    for v, first in (
+        (days, 4), (days - days[0], 0), (np.array([True, None]), 1), (np.array([Fraction(1, 2), None]), 0.5)
+    ):  # fmt: skip
+        ((X, y),) = ls.from_arrow([ArrowBatch(x=v, y=np.arange(2))], target="y")
+        np.testing.assert_array_equal(X, [[first], [np.nan]])
+        np.testing.assert_array_equal(y, [0, 1])
+    text, numbers = np.array(["1.5", "2"]), np.ones(2)
+    same = ArrowBatch(x=numbers, y=numbers)
+    same.columns = type("Twice", (dict,), {"__iter__": lambda self: iter(["x", "x", "y"])})(same.columns)
+    for source, columns, error, message in (
+        ([ArrowBatch(x=text, y=numbers)], None, TypeError, "'x' does not hold numbers"),
+        ([ArrowBatch(x=text.astype(object), y=numbers)], None, TypeError, "'x' does not hold numbers"),
+        ([ArrowBatch(y=numbers)], None, ValueError, "No column is left for X"),
+        ([ArrowBatch(x=numbers, y=numbers)], [], ValueError, "No column is left for X"),
+        ([same], None, ValueError, "Two columns have the name 'x'"),
+        ("a.parquet", None, TypeError, "must hold record batches"),
+        (pathlib.Path("a.parquet"), None, TypeError, "must hold record batches"),
+        ({"x": numbers, "y": numbers}, None, TypeError, "must hold record batches"),
+    ):
+        with pytest.raises(error, match=message):
+            next(ls.from_arrow(source, target="y", columns=columns))
 
 
 def test_arrow_tables_readers_and_batches():
@@ -554,6 +657,10 @@ def test_iterators_arrow_batches_and_memory_maps_give_the_fit_in_memory(tmp_path
     assert sum(len(batch[1]) for batch in ls.from_arrow(table, target="y")) == 12
     with pytest.raises(KeyError, match="no column 'z'"):
         next(ls.from_arrow(arrow, target="z"))
+    # What pandas keeps the index of a frame in is no feature, unless it is named.
+    arrow[0].metadata = {b"pandas": b'{"index_columns": ["c", {"kind": "range"}]}'}
+    for columns, width in ((None, 3), (["a", "c"], 2)):
+        assert next(ls.from_arrow(arrow, target="y", columns=columns))[0].shape == (5, width)
     with pytest.raises(ValueError, match="no batch"):
         ls.fit_batches([])
     with pytest.raises(ValueError, match="finite"):
@@ -805,6 +912,26 @@ def test_numbers_that_float32_does_not_hold_are_not_returned_as_infinite():
         assert ls.fit(1e-100 * x[:, None], x).status == Status.non_finite
 
 
+def test_weights_and_penalties_that_the_dtype_of_the_data_does_not_hold():
+    """In float64 they are there: as float32 they were 0 or infinite, with a warning of NumPy's."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 2)).astype(np.float32), rng.normal(size=20).astype(np.float32)
+    one = lr.fit(X, y)
+    for size in (1e-46, 1e39):
+        s = np.full(20, size)
+        fit, stream = lr.fit(X, y, weights=s), ls.fit_batches([(X, y, s)])
+        path = lr.ridge_path(X, y, [0.0], weights=s).params
+        for w in (fit.params.w, stream.params.w, path.w[0], lr.fit(X, y, weights=s, l2=size * 1e-9).params.w):
+            np.testing.assert_allclose(w, one.params.w, rtol=1e-6)
+        assert fit.status is stream.status is Status.converged
+        np.testing.assert_allclose(lr.influence(X, y, weights=s).residuals, lr.influence(X, y).residuals, rtol=1e-5)
+        if size > 1:
+            found = lr.fit(X, y, l2=size)
+            assert found.status is Status.converged
+            np.testing.assert_allclose(found.certificate.objective, np.sum((y - y.mean()) ** 2), rtol=1e-6)
+            np.testing.assert_allclose(lr.ridge_path(X, y, [size]).params.w, 0, atol=1e-35)
+
+
 def test_integers_beyond_int32_are_the_numbers_they_are():
     t = 1_700_000_000_000 + 1000 * np.arange(20)
     with jax.enable_x64(False):
@@ -877,10 +1004,15 @@ def test_a_dependent_column_has_a_bound_for_b_that_holds():
 @pytest.mark.parametrize("l2", [1e-30, 1e-8, 1.0, 1e12, 1e20])
 def test_penalties_of_any_size_in_float32(l2):
     X, y = np.array([[1e-9], [2e-9]], np.float32), np.array([1.0, 2.0], np.float32)
-    fit = jax.jit(lambda l2: ls.fit(X, y, l2=l2, intercept=False))(np.float32(l2))
+    fit = of_one_column(X, y, np.float32(l2))
     (w,), _, _ = exact_fit(X, y, l2=np.float32(l2), intercept=False)
     assert fit.status == Status.converged
     np.testing.assert_allclose(fit.params.w[0], float(w), rtol=2e-7)
+
+
+@jax.jit
+def of_one_column(X, y, l2):
+    return ls.fit(X, y, l2=l2, intercept=False)
 
 
 def test_weights_and_rows_of_any_size_in_float32():
@@ -892,6 +1024,10 @@ def test_weights_and_rows_of_any_size_in_float32():
         X = np.float32(rng.normal(size=(12, 2)) * 10.0 ** rng.uniform(-6, 6, (12, 1)))
         s, l2 = np.float32(10.0 ** rng.uniform(-12, 12, 12)), np.float32(10.0 ** rng.uniform(-12, 12))
         problems.append((X, np.float32(rng.normal(size=12)), s, l2))
+    # Of a column that is nothing beside the penalty the standard error was the rounding of a difference.
+    X, y = np.float32(rng.normal(size=(12, 2)) * [1, 1e-6]), np.float32(rng.normal(size=12))
+    problems.append((X, y, np.ones(12, np.float32), np.float32(1)))
+    known = 0
     for X, y, s, l2 in problems:
         fit = found(X, y, s, l2)
         w, _, _ = exact_fit(X, y, s, l2, intercept=False)
@@ -899,4 +1035,11 @@ def test_weights_and_rows_of_any_size_in_float32():
             off = abs(np.asarray(fit.params.w, float) - w.astype(float))
             assert (off <= 1.001 * np.asarray(fit.certificate.error_bound.w, float)).all()
             assert float(fit.certificate.digits) > 5
+            if len(X) == 12 and sum(s) > 3:
+                deviation, errors = exact_errors(X, y, s, l2, intercept=False)
+                got = np.append(fit.certificate.standard_errors.w, fit.certificate.residual_deviation)
+                there = ~np.isnan(got)
+                known += there.all()
+                np.testing.assert_allclose(got[there], np.append(errors, deviation)[there], rtol=1e-5)
+    assert known > 30
     assert found(*problems[0]).status == Status.converged

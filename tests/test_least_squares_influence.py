@@ -237,6 +237,8 @@ def test_many_rows_in_blocks_and_threads():
         (lambda X, y: lr.ridge_path(X, y, []), ValueError, "empty"),
         (lambda X, y: lr.interval(X, y, X[:, :2]), ValueError, "3 columns"),
         (lambda X, y: lr.interval(X, y, X, level=95), ValueError, "level"),
+        (lambda X, y: lr.interval(X, y, X, level="0.95"), ValueError, "level must be one number"),
+        (lambda X, y: lr.interval(X, y, X, of_mean="no"), TypeError, "of_mean must be True or False"),
         (lambda X, y: lr.influence(X, np.where(y == y[0], np.nan, y)), ValueError, "finite"),
     ],
 )
@@ -321,3 +323,66 @@ def test_intervals_and_influence_of_dependent_columns_are_those_of_the_shortest_
         found = lr.influence(X, y, **options).d_params
         np.testing.assert_allclose(found.w, by_autodiff.w.T, rtol=1e-9, atol=1e-12 * max(1e-2, np.abs(found.w).max()))
         np.testing.assert_allclose(found.b, by_autodiff.b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["rounded to float32", "wide", "large means"])
+def test_the_rank_is_that_of_the_fit(kind):
+    """Columns that depend but for the rounding of the data, or of their means, gave numbers by that rounding alone."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 2)).astype(np.float32)
+    X = np.column_stack([X, np.float32(0.1) * X[:, 0] + np.float32(0.2) * X[:, 1]])
+    if kind == "wide":
+        X = (rng.normal(size=(20, 3)) @ rng.normal(size=(3, 30))).astype(np.float32)
+    if kind == "large means":
+        X = rng.integers(-9, 10, size=(50, 3)) + np.array([100_003.0, 70_001.0, 0.0])
+        X[:, 2] = X[:, 0] + X[:, 1]
+    y = (X[:, 0] - X[:, 0].mean() + rng.normal(size=len(X))).astype(X.dtype)
+    fit = lr.fit(X, y)
+    assert int(fit.certificate.rank) < X.shape[1]
+    tol = {"rtol": 1e-4, "atol": 1e-6 * np.abs(fit.params.w).max()}
+    new = X[:3] + rng.normal(size=(3, X.shape[1])).astype(X.dtype)
+    np.testing.assert_allclose(lr.interval(X, y, new).y_hat, lr.predict(fit.params, new), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(lr.influence(X, y).leverage.sum(), fit.certificate.rank + 1, rtol=1e-6)
+    path = lr.ridge_path(X, y, np.array([0.0, 1e-16, 1.0], X.dtype))
+    for w in path.params.w[:2]:
+        np.testing.assert_allclose(w, fit.params.w, **tol)
+    np.testing.assert_allclose(path.params.w[2], lr.fit(X, y, l2=1.0).params.w, **tol)
+
+
+def test_under_a_penalty_the_interval_of_the_mean_keeps_its_width_and_a_negative_one_gives_nan():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 2)).astype(np.float32) * np.float32([1, 1e-4]), rng.normal(size=40).astype(np.float32)
+    new, A = np.float32([[0, 1e-4], [1, 0]]), X.astype(float)
+
+    @jax.jit
+    def traced(X, l2):
+        options = {"l2": l2, "intercept": False}
+        mean = lr.interval(X, y, new, of_mean=True, **options)
+        return mean, lr.influence(X, y, **options).leverage, lr.ridge_path(X, y, l2[None], intercept=False).params.w
+
+    for l2 in (1.0, 100.0, 1e8):
+        K = np.linalg.inv(A.T @ A + l2 * np.eye(2))
+        freedom = 40 - np.trace(K @ A.T @ A)
+        sigma2 = np.sum((y - A @ (K @ (A.T @ y))) ** 2) / freedom
+        half = stats.t.ppf(0.975, freedom) * np.sqrt(sigma2 * np.einsum("qi,ij,qj->q", new, K @ A.T @ A @ K, new))
+        concrete = lr.interval(X, y, new, of_mean=True, l2=l2, intercept=False)
+        for found in (concrete, traced(X, jnp.float32(l2))[0]):
+            np.testing.assert_allclose((found.high - found.low) / 2, half, rtol=1e-5)
+    assert all(np.isnan(v).all() for v in jax.tree.leaves(traced(X, jnp.float32(-1.0))))
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_rows_split_over_an_explicit_mesh(intercept):
+    X, y, _ = data(n=16)
+    s, new = np.arange(16) % 3 + 1.0, X[:5] + 1
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+    options = {"intercept": intercept}
+    for f in (
+        lambda X, y, s: lr.influence(X, y, weights=s, l2=0.3, **options),
+        lambda X, y, s: lr.interval(X, y, new, weights=s, l2=0.3, **options),
+        lambda X, y, s: lr.ridge_path(X, y, L2, weights=s, **options),
+    ):
+        found = f(*(jax.device_put(v, split) for v in (X, y, s)))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(f(X, y, s)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)

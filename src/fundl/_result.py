@@ -98,7 +98,8 @@ class Certificate:
         condition: its 2-norm condition number after scaling its columns; least squares.
         digits: decimal digits of the coefficients believed correct; least squares.
         residual_deviation: sqrt(sum of weighted squared residuals / degrees of freedom); least squares.
-        standard_errors: of each coefficient, shaped like `params`; NaN where they do not exist; least squares.
+        standard_errors: of each coefficient, shaped like `params`; NaN where they do not exist, or rounding leaves
+            nothing of them; least squares.
         error_bound: an upper bound of each coefficient's error by rounding, shaped like `params`; least squares.
         direction: a direction that separates the classes, shaped like `params`; separable data only.
     """

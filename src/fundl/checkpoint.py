@@ -21,7 +21,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
 
     Each array is stored under its path in the tree, such as `layers/0/W`. bfloat16 and random keys, which numpy's
     format does not know, are stored as their bits beside their type. The file appears whole or not at all.
-    Errors: TypeError for a leaf that is not an array of numbers.
+    Errors: TypeError for a leaf that is not an array of numbers, ValueError for two of one path and for the key
+    `__manifest__`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -33,6 +34,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     arrays: dict[str, Any] = {}
     manifest: dict[str, dict[str, str]] = {}
     for name, leaf in _named_leaves(tree):
+        if name == _MANIFEST:
+            raise ValueError(f"{name!r} is what the file's own table of contents is called; rename that key.")
         if name in arrays:
             raise ValueError(f"Two arrays of the tree have the path {name!r}; rename a key that contains a slash.")
         if isinstance(leaf, bool | int | float):
@@ -42,7 +45,10 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
             entry["key"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
-        if array.dtype.kind not in "biufcV" or array.dtype.hasobject:
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if array.dtype.kind not in "biufcV" or (
+            array.dtype.kind == "V" and not jnp.issubdtype(array.dtype, jnp.number)
+        ):
             raise TypeError(f"{name} is not an array of numbers: {type(leaf).__name__} of dtype {array.dtype}.")
         entry["dtype"] = array.dtype.name
         if array.dtype.kind == "V" or array.dtype.name not in np.sctypeDict:
@@ -72,7 +78,8 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
         if _MANIFEST not in file:
             raise ValueError(f"{path} was not written by fundl.checkpoint.save: it has no manifest.")
         manifest = json.loads(file[_MANIFEST].tobytes())
-        arrays = {name: _restore(name, file[name], entry) for name, entry in manifest.items()}
+        # With its ending, as without one a key "w.npy" is taken for the file of "w".
+        arrays = {name: _restore(name, file[f"{name}.npy"], entry) for name, entry in manifest.items()}
     if like is None:
         return arrays
     expected = dict(_named_leaves(like))

@@ -5,17 +5,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fundl.least_squares import _gram, _refined
+from fundl.least_squares._covariance import variance
 from fundl.least_squares._shortest import minimum_norm, mm
-from fundl.least_squares._sweep import sweep_columns
+from fundl.least_squares._sweep import about_means, add_diagonal, sweep, sweep_columns
 from fundl.least_squares._words import (
     Words,
     ceil_power_of_two,
     namespace,
     negative,
     precision,
+    product,
+    scaled_words,
     settled,
     sum_words,
     times,
+    total,
     where,
     words,
 )
@@ -144,6 +148,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     y0 = d + intercept  # where the targets start
     bits = precision(dtype)
     unit = 2.0 ** (4 - 3 * bits)  # of the words, with some to spare
+    zero = xp.zeros((), dtype)
 
     # The penalty, in the units of the scaled columns; beyond these limits its inverse or its square overflows.
     M = _unit_diagonal(M, l2)
@@ -157,24 +162,17 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     if intercept:
         origin = xp.concatenate([origin, xp.ones((1,), dtype)])
     origin = xp.concatenate([origin, xp.zeros((k,), dtype)])
-    A = sum_words(G, words(_diagonal(diagonal)))
-    H0, own = A[0][:d, :d], xp.diagonal(A[0])[:d]
-    A = tuple(_border(a, v, xp.zeros((), dtype)) for a, v in zip(A, words(origin), strict=True))
-    known = _refined.swept(A, y0, k) if xp is np else None
+    A: Words = tuple(_border(a, v, zero) for a, v in zip(G, words(origin), strict=True))  # type: ignore[assignment]
+    with_origin = xp.concatenate([diagonal, zero[None]])
+    known = _refined.swept(add_diagonal(A, with_origin), y0, k, l2 > 0) if xp is np else None
     if known is None:
-        A, reference, swept = sweep_columns(A, d, intercept, 8 * eps)
+        A, centred, reference, swept = sweep_columns(A, d, intercept, 8 * eps, with_origin)
     else:
         unit = _refined.UNIT
-        reference = own - (A[0][:d, d] ** 2 / A[0][d, d] if intercept else 0)
-        A, swept = known, np.ones(d, bool)
+        centred = about_means(sweep(G, d), np.diagonal(G[0])[:d]) if intercept else G[0][:d, :d]
+        A, reference, swept = known, np.diagonal(centred) + penalty, np.ones(d, bool)
     rank = xp.sum(swept)
-    H = (
-        H0 - G[0][:d, d][:, None] * G[0][:d, d][None, :] / xp.maximum(G[0][d, d], xp.ones_like(G[0][d, d]) * 1e-30)
-        if intercept
-        else H0
-    )
 
-    zero = xp.zeros((), dtype)
     w_hat: Words = tuple(xp.where(swept[:, None], x[:d, y0:-1], zero) for x in A)  # type: ignore[assignment]
     inverse = xp.where(swept[:, None] & swept[None, :], -A[0][:d, :d], zero)
     # What is swept and what is not: X_U = X_P F, so that (-F, I) spans the null space, in the units of w.
@@ -200,36 +198,57 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
         b = xp.zeros((k,), dtype)
     w = w_words[0]
 
-    # What remains of the targets is the objective at the minimum.
-    objective_hat = xp.maximum(xp.diagonal(A[0])[y0:-1], zero)
-    small = objective_hat <= xp.diagonal(G[0])[y0:] * 2.0 ** (20 - 3 * bits)
-    objective_hat = xp.where(small, xp.zeros_like(objective_hat), objective_hat)
-    rss_hat = xp.maximum(objective_hat - xp.sum(penalty[:, None] * w_hat[0] ** 2, axis=0), zero)
-    shrunk = xp.sum(penalty * xp.diagonal(inverse))
-    freedom = M.weight - (rank.astype(dtype) - shrunk) - (1 if intercept else 0)
-    nan = xp.full((), np.nan, dtype)
+    # Error bound: an entry of the Gram matrix is wrong by at most unit sqrt(G_ii G_jj), elimination multiplies that by
+    # a multiple of d, the inverse carries it to the solution, and the result is rounded.
     root = lambda v: xp.sqrt(xp.maximum(v, zero))  # noqa: E731
-    positive = freedom > 0
+    lengths = root(xp.diagonal(G[0]) + diagonal)
+    size = lengths[y0:] + mm(lengths[:d], xp.abs(w_hat[0]))
+    lost = 64.0 * (d + 2) * unit
+    reach = mm(xp.abs(inverse), lengths[:d, None])[:, 0]
+    w_off = lost * reach[:, None] * size[None, :]
+
+    # What remains of the targets is the objective at the minimum; less the penalty it is the squared residual. And the
+    # inverse K less K penalty K is K G K, the covariance: both are the diagonal of what is swept less the same sums.
+    corner = tuple(xp.diagonal(x) for x in A)
+    objective_hat, yy = xp.maximum(corner[0][y0:-1], zero), xp.diagonal(G[0])[y0:]
+    nothing = yy * 2.0 ** (20 - 3 * bits)
+    small = objective_hat <= nothing
+    objective_hat = xp.where(small, xp.zeros_like(objective_hat), objective_hat)
+    used = where(swept[:, None], tuple(x[:d] for x in A), words(zero))  # type: ignore[arg-type]
+    squares = product(used, used)
+    summed = tuple(xp.concatenate([x, -v[:d, None]], axis=1) for x, v in zip(squares, corner, strict=True))
+    summed = total(scaled_words(summed, penalty[:, None]))  # type: ignore[arg-type]
+    sign = xp.concatenate([xp.full((y0,), -1, dtype), xp.ones((k,), dtype), xp.full((1,), -1, dtype)])
+    alone = M.weight - rank.astype(dtype) - (1 if intercept else 0)  # what is free without a penalty
+    whole = tuple(xp.concatenate([x * sign, v[None]]) for x, v in zip(corner, words(-alone), strict=True))
+    less = sum_words(whole, negative(summed))[0]  # type: ignore[arg-type]
+    freedom, nan = -less[-1], xp.full((), np.nan, dtype)
+    rss_hat = xp.where(small, zero, xp.maximum(less[y0 : y0 + k], zero))
+    rss_off = lost * size**2 + 2 * xp.sum(penalty[:, None] * xp.abs(w_hat[0]) * w_off, axis=0)
+    rss_off = xp.maximum(rss_off, nothing)
+    # What may be all rounding is known where it is none of the targets' digits; over next to no freedom it may be.
+    unknown = (l2 > 0) & (rss_hat <= rss_off) & (rss_off > freedom * yy * 4.0 ** (2 - bits))
+    rss_hat = xp.where(unknown, nan, rss_hat)
+    positive = freedom > lost * xp.sum(penalty * reach**2)
     deviation_hat = xp.where(positive, root(rss_hat / xp.where(positive, freedom, xp.ones_like(freedom))), nan)
 
-    # Standard errors: the covariance is H^-1 G H^-1, which is H^-1 without a penalty.
-    variance = xp.diagonal(inverse) - mm(inverse * inverse, penalty)
-    w_error = xp.where(full, deviation_hat[None, :] * root(variance)[:, None], nan)
-    w_error = w_error * M.y_scale[None, :] / M.scale[:, None]
+    # Standard errors, that of b from its share in the inverse, which is the last column.
+    rows = xp.concatenate([inverse, xp.where(swept, -A[0][-1, :d], zero)[None, :]], axis=0)
+    to_b = mm(xp.abs(rows[-1:]), lengths[:d, None])[0, 0] + (xp.abs(A[0][-1, d]) * lengths[d] if intercept else 0)
+    reach = xp.concatenate([reach, to_b[None]])
+    v_off = lost * reach * (reach + 2 * mm(xp.abs(rows) * penalty[None, :], reach[:d, None])[:, 0])
+    share = xp.concatenate([xp.zeros((d,), dtype), (1 / G[0][d, d] if intercept else zero)[None]])
+    difference = xp.concatenate([less[:d], less[-2:-1]])
+    rounded = (d + 2) * float(np.finfo(dtype).eps)
+    spread = xp.where(l2 > 0, variance(difference, v_off, rows, centred, share, rounded), difference)
+    errors = xp.where(full, root(spread)[:, None] * (deviation_hat * M.y_scale)[None, :], nan)
+    w_error = errors[:d] / M.scale[:, None]
     if intercept:
-        b_cov = -A[0][-1, :d]  # b's share in the inverse
-        b_variance = -A[0][-1, -1] - xp.sum(penalty * xp.where(swept, b_cov, zero) ** 2)
-        b_error = xp.where(full, deviation_hat * root(b_variance), nan) * M.y_scale
+        b_error = errors[d]
         inverse = _border(inverse, xp.where(swept, -A[0][:d, d], zero), -A[0][d, d])
     else:
         b_error = xp.zeros_like(b)
 
-    # Error bound: an entry of the Gram matrix is wrong by at most unit sqrt(G_ii G_jj), elimination multiplies that by
-    # a multiple of d, the inverse carries it to the solution, and the result is rounded.
-    lengths = root(xp.diagonal(G[0]) + diagonal)
-    size = lengths[y0:] + mm(lengths[:d], xp.abs(w_hat[0]))
-    lost = 64.0 * (d + 2) * unit
-    w_off = lost * mm(xp.abs(inverse[:d, :d]), lengths[:d, None]) * size[None, :]
     rounding = eps / 2 * 1.000001  # of the result, which has the dtype of the data
     w_bound = xp.abs(w) * rounding + w_off * M.y_scale[None, :] / M.scale[:, None]
     loose = xp.where(full, zero, off)
@@ -237,7 +256,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     if intercept:
         b_off = mm(xp.abs(M.m / M.scale), w_off) + mm(lengths[:d] / lengths[d], w_off) + lost * size / lengths[d]
         b_off = b_off * M.y_scale + mm(xp.abs(mean)[None, :], loose)[0]
-        terms = xp.abs(mean_y) + mm(xp.abs(mean)[None, :], xp.abs(w))[0]
+        terms = xp.abs(M.my) + xp.abs(mean_y) + mm((xp.abs(M.m) + xp.abs(mean))[None, :], xp.abs(w))[0]
         b_bound = xp.abs(b) * rounding + b_off + xp.where(full, zero, 4 * (d + 2) * eps * terms)
     else:
         b_bound = xp.zeros_like(b)
@@ -253,17 +272,17 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     own_loose = mm((root(reference) * M.scale)[None, :], loose)[0] / M.y_scale
     value = M.s_scale * M.y_scale**2
     moved = mm(root(reference)[None, :], w_off + xp.abs(w_hat[0]) * rounding)[0] + own_loose
-    slide = (mm(xp.abs(M.m)[None, :], w_bound)[0] + b_bound) if intercept else xp.zeros_like(b)
+    slide = (mm(xp.abs(mean)[None, :], w_bound)[0] + b_bound) if intercept else xp.zeros_like(b)
     rise = xp.sqrt(value) * moved + xp.sqrt(M.weight) * slide
     suboptimality = xp.sum(rise * rise)
-    trace = M.s_scale * xp.sum(own * M.scale**2) + M.weight * (xp.sum(M.m**2) + 1)
+    trace = M.s_scale * xp.sum(reference * M.scale**2) + M.weight * (xp.sum(mean**2) + 1)
 
     return Solution(
         w=w,
         b=b,
         finite=M.finite & (l2 >= 0),
         rank=rank,
-        condition=xp.where(full, _condition(H, inverse[:d, :d], reference), xp.full((), np.inf, dtype)),
+        condition=xp.where(full, _condition(centred, penalty, inverse[:d, :d], reference), xp.full((), np.inf, dtype)),
         digits=xp.where(M.weight > 0, digits, zero),
         objective=xp.sum(objective_hat * value),
         suboptimality=suboptimality,
@@ -282,20 +301,17 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     )
 
 
-def _diagonal(v: Any) -> Any:
-    xp = namespace(v)
-    return xp.where(xp.eye(v.shape[0], dtype=bool), v[:, None], xp.zeros((), v.dtype))
-
-
 def _border(A: Any, v: Any, c: Any) -> Any:
     xp = namespace(A)
     top = xp.concatenate([A, v[:, None]], axis=1)
     return xp.concatenate([top, xp.concatenate([v, c[None]])[None, :]], axis=0)
 
 
-def _condition(H: Any, inverse: Any, reference: Any) -> Any:
+def _condition(G: Any, penalty: Any, inverse: Any, reference: Any) -> Any:
     """The 2-norm condition number of X with its columns (centred and) scaled to one length."""
-    xp = namespace(H)
+    xp = namespace(G)
     D = xp.sqrt(xp.where(reference > 0, reference, xp.ones_like(reference)))
-    largest = xp.linalg.eigvalsh(H / D[:, None] / D[None, :])[-1]
+    scaled = G / D[:, None] / D[None, :]
+    own = xp.where(xp.eye(len(D), dtype=bool), (penalty / D / D)[:, None], xp.zeros_like(scaled))
+    largest = xp.linalg.eigvalsh(scaled + own)[-1]
     return xp.sqrt(largest * xp.linalg.eigvalsh(inverse * D[:, None] * D[None, :])[-1])

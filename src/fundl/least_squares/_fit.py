@@ -12,7 +12,16 @@ from fundl._precise import matmul, namespace, rows_dot, safe_divide
 from fundl._result import Certificate, Fit, Status
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _constant, _exact, _plain, _spectral
-from fundl.least_squares._inputs import by_rows, held, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import (
+    by_rows,
+    held,
+    in_dtype,
+    penalty_of,
+    refuse_not_finite,
+    shaped,
+    to_device,
+    to_host,
+)
 
 METHODS = ("auto", "exact")
 ENTRIES = 1 << 22  # of a block of the exact sums, which take about a hundred times their memory
@@ -39,7 +48,7 @@ def fit(
     intercept, single = _check.flag("intercept", intercept), y.ndim == 1
     if not _check.on_host(X, Y, penalty, weights):
         refuse_not_finite(X, y, weights)
-        return _jitted(X, Y, penalty, weights, intercept, single)
+        return _jitted(X, Y, *in_dtype(X.dtype, penalty, weights), intercept, single)
     # numpy compiles nothing, and holds float64 whatever jax is told: float32 data are solved in float64.
     eps = float(jnp.finfo(X.dtype).eps)
     wide_l2, s = to_host(penalty, weights)

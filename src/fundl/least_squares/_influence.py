@@ -8,10 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundl import _check
-from fundl._precise import namespace
+from fundl._precise import namespace, rows_dot
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _inputs
-from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._covariance import variance
+from fundl.least_squares._inputs import (
+    by_rows,
+    held,
+    in_dtype,
+    on_mesh_of,
+    penalty_of,
+    rank_tolerance,
+    refuse_not_finite,
+    shaped,
+    to_device,
+    to_host,
+)
 from fundl.least_squares._path import inverse_factor
 from fundl.least_squares._shortest import mm
 from fundl.least_squares._student import quantile
@@ -77,11 +89,13 @@ def interval(
     >>> print(found.y_hat.round(4))
     [7.]
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, for example 0.95; got {level}.")
+    share = _check.real(level)
+    if share is None or not 0 < share < 1:
+        raise ValueError(f"level must be one number between 0 and 1, for example 0.95; got {level!r}.")
     new = _inputs.as_array("X_new", X_new)
     _check.rank("X_new", new, 2, shape="(q, d), one row for each new example")
-    return _run(_interval, X, y, l2, weights, _check.flag("intercept", intercept), (new, float(level), bool(of_mean)))
+    more = (new, share, _check.flag("of_mean", of_mean))
+    return _run(_interval, X, y, l2, weights, _check.flag("intercept", intercept), more)
 
 
 def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: Any) -> Any:
@@ -95,15 +109,20 @@ def _run(f: Any, X: Any, y: Any, l2: Any, weights: Any, intercept: bool, more: A
         more = (X_new, *more[1:])
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
     if not _check.on_host(X, Y, penalty, weights, *more[:1]):
-        return _jitted(f, X, Y, penalty, weights, intercept, single, *more)
+        return _jitted(f, X, Y, *in_dtype(X.dtype, penalty, weights), intercept, single, *more)
     wide_X, wide_Y, wide_l2, s, *new = to_host(X, Y, penalty, weights, *more[:1])
     with np.errstate(all="ignore"):
-        found = f(_model(wide_X, wide_Y, wide_l2, s, intercept), single, *new, *more[1:])
+        eps = float(np.finfo(X.dtype).eps)
+        found = f(_model(wide_X, wide_Y, wide_l2, s, intercept, eps), single, *new, *more[1:])
         return to_device(found, X.dtype)
 
 
 def _traced(f: Any, X: Any, Y: Any, l2: Any, s: Any, intercept: bool, single: bool, *more: Any) -> Any:
-    return f(_model(X, Y, l2, s, intercept), single, *more)
+    X, Y, s = by_rows(X, Y, s)
+    if more:
+        more = (on_mesh_of(X, more[0]), *more[1:])
+    l2 = jnp.where(l2 >= 0, l2, jnp.full_like(l2, jnp.nan))
+    return f(_model(X, Y, l2, s, intercept, float(jnp.finfo(X.dtype).eps)), single, *more)
 
 
 _jitted: Any = jax.jit(_traced, static_argnums=(0, 5, 6, 8, 9))
@@ -119,6 +138,7 @@ class _Model:
     w: Any
     r: Any
     c: Any
+    low: Any  # what the rounding of c leaves of the mean
     cy: Any
     weight: Any
     l2: Any
@@ -133,8 +153,9 @@ class _Model:
         return xp.sum(self.s[:, None] * self.r**2, axis=0) / freedom, freedom
 
 
-def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
+def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool, eps: float) -> _Model:
     xp = namespace(X)
+    over_rows: Any = (lambda A, B: A.T @ B) if xp is np else rows_dot
     zero, one = xp.zeros((), X.dtype), xp.ones((), X.dtype)
     s = xp.ones_like(X[:, 0]) if weights is None else weights
     # A row of weight 0 moves nothing and has an influence all the same, if it is not so large that NaN comes of it.
@@ -143,33 +164,37 @@ def _model(X: Any, Y: Any, l2: Any, weights: Any, intercept: bool) -> _Model:
     X, Y = xp.where(keep, X, zero), xp.where(keep, Y, zero)
     weight = xp.sum(s)
     share = s / xp.where(weight > 0, weight, one)
-    c, cy = xp.zeros_like(X[0]), xp.zeros_like(Y[0])
-    for _ in range(2 if intercept else 0):  # the first mean is rounded
-        c, cy = (v + mm(share[None, :], xp.where(keep, A - v[None, :], zero))[0] for v, A in ((c, X), (cy, Y)))
-    Z, T = (xp.where(keep, A - v[None, :], zero) for A, v in ((X, c), (Y, cy))) if intercept else (X, Y)
+    c, cy = (xp.zeros(A.shape[1:], X.dtype) for A in (X, Y))
+    Z, T, low = X, Y, c
+    if intercept:
+        for _ in range(2):  # the first mean is rounded
+            c, cy = (v + over_rows(xp.where(keep, A - v[None, :], zero), share) for v, A in ((c, X), (cy, Y)))
+        Z, T = (xp.where(keep, A - v[None, :], zero) for A, v in ((X, c), (Y, cy)))
+        low = over_rows(Z, share)
+        Z = xp.where(keep, Z - low[None, :], zero)
     root = xp.sqrt(s)[:, None]
     own = xp.sum((root * Z) ** 2, axis=0) + l2
-    size = xp.sqrt(xp.where(own > 0, own, xp.ones_like(own)))
+    varies = own != 0
+    size = xp.sqrt(xp.where(varies, own, xp.ones_like(own)))
     A = Z / size[None, :] * root
     if xp is np:
         corner = np.diag(np.sqrt(l2) / size)
         _, sigma, Vt = np.linalg.svd(np.concatenate([A, corner]) if l2 > 0 else A, full_matrices=False)
-        live = sigma > max(X.shape) * 2.3e-16 * sigma.max(initial=0.0)
+        live = sigma > rank_tolerance(eps, X.shape[1]) * sigma.max(initial=0.0)
         # Of all that fit alike the shortest: with size V = Q R the inverse of U Sigma V^T size is Q R^-T Sigma^-1 U^T.
         Q, R = np.linalg.qr(size[:, None] * Vt[live].T)
         full = live.sum() == X.shape[1]
         M = Vt / sigma[:, None] / size if full else np.linalg.solve(R, Q.T) / sigma[live][:, None]
     else:
-        varies = own > 0
-        M = inverse_factor(mm(A.T, A) + jnp.diag(jnp.where(varies, l2 / size**2, 1.0)))
+        M = inverse_factor(over_rows(A, A) + jnp.diag(jnp.where(varies, l2 / size**2, 1.0)))
         M = M * jnp.where(varies, 1 / size, zero)[None, :]
-    w = mm(M.T, mm(M, mm(Z.T, s[:, None] * T)))
+    w = mm(M.T, mm(M, over_rows(Z, s[:, None] * T)))
     for _ in range(2):
-        w = w + mm(M.T, mm(M, mm(Z.T, s[:, None] * (T - mm(Z, w))) - l2 * w))
+        w = w + mm(M.T, mm(M, over_rows(Z, s[:, None] * (T - mm(Z, w))) - l2 * w))
     r = T - mm(Z, w)
     H = mm(Z, M.T)
     leverage = xp.sum((root * H) ** 2, axis=1) + (share if intercept else xp.zeros_like(share))
-    return _Model(s, Z, M, w, r, c, cy, weight, l2, leverage, intercept)
+    return _Model(s, Z, M, w, r, c, low, cy, weight, l2, leverage, intercept)
 
 
 def _influence(m: _Model, single: bool) -> Influence:
@@ -178,8 +203,8 @@ def _influence(m: _Model, single: bool) -> Influence:
     alone = rest <= 64 * float(np.finfo(rest.dtype).eps)
     rest = xp.where(alone, xp.full_like(rest, np.nan), rest)[:, None]
     loo = m.r / rest
-    variance, _ = m.variance()
-    cook = m.s[:, None] * loo**2 * m.leverage[:, None] / (xp.sum(m.leverage) * variance)[None, :]
+    sigma2, _ = m.variance()
+    cook = m.s[:, None] * loo**2 * m.leverage[:, None] / (xp.sum(m.leverage) * sigma2)[None, :]
     dw = mm(mm(m.Z, m.M.T), m.M)[:, :, None] * m.r[:, None, :]
     if m.intercept:
         db = m.r / xp.where(m.weight > 0, m.weight, xp.ones_like(m.weight)) - xp.einsum("d,ndk->nk", m.c, dw)
@@ -191,12 +216,17 @@ def _influence(m: _Model, single: bool) -> Influence:
 
 def _interval(m: _Model, single: bool, X_new: Any, level: float, of_mean: bool) -> Interval:
     xp = namespace(m.Z)
-    Z = X_new - m.c[None, :]
-    variance, freedom = m.variance()
+    Z = X_new - m.c[None, :] - m.low[None, :]
+    sigma2, freedom = m.variance()
     H = mm(Z, m.M.T)
-    spread = xp.sum(H * H, axis=1) - m.l2 * xp.sum(mm(H, m.M) ** 2, axis=1)
-    spread = spread + (1 / m.weight if m.intercept else 0) + (0 if of_mean else 1)
-    half = quantile(level, freedom) * xp.sqrt(spread[:, None] * variance[None, :])
+    share = (1 / m.weight if m.intercept else 0) + (0 if of_mean else 1)
+    whole, V = xp.sum(H * H, axis=1), mm(H, m.M)
+    over_rows: Any = (lambda A, B: A.T @ B) if xp is np else rows_dot
+    G = over_rows(m.Z, m.s[:, None] * m.Z)
+    unit = (len(G) + 2) * float(np.finfo(G.dtype).eps)
+    under = variance(whole - m.l2 * xp.sum(V**2, axis=1) + share, unit * (whole + share), V, G, share, unit)
+    spread = xp.where(m.l2 > 0, under, whole + share)
+    half = quantile(level, freedom) * xp.sqrt(spread[:, None] * sigma2[None, :])
     y_hat = mm(Z, m.w) + m.cy[None, :]
     shown = (lambda v: v[..., 0]) if single else (lambda v: v)
     return Interval(shown(y_hat), shown(y_hat - half), shown(y_hat + half))

@@ -20,7 +20,7 @@ def inputs(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array
     """X (n, d), y (n,) or (n, k) and weights (n,) in one dtype; refuses what is not that, and concrete NaN."""
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
-    return tuple(v if v is None else jnp.asarray(v) for v in (X, y, weights))  # type: ignore[return-value]
+    return jnp.asarray(X), jnp.asarray(y), in_dtype(X.dtype, weights)[0]
 
 
 def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, Any, Any]:
@@ -41,7 +41,8 @@ def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, 
         # A look through numpy compiles nothing; what it finds is said by the check that all fits share.
         if not (w.shape == X.shape[:1] and _check.on_host(w) and _good(np.asarray(w))):
             _check.per_example_weights(w, X.shape[:1], held(X.dtype))
-        weights = np.asarray(w, X.dtype) if _check.on_host(w) else w.astype(held(X.dtype))
+        # NumPy solves in float64, which holds weights that the dtype of X may not.
+        weights = np.asarray(w, np.float64) if _check.on_host(X, y, w) else in_dtype(X.dtype, w)[0]
     return X, y, weights
 
 
@@ -49,7 +50,7 @@ def refuse_not_finite(X: Any, y: Any, weights: Any) -> None:
     """Refuse concrete NaN and infinities in rows whose weight is not 0."""
     for name, v in (("X", X), ("y", y)):
         if not (_check.on_host(v) and np.isfinite(np.asarray(v)).all()):
-            _check.finite(name, jnp.asarray(v), None if weights is None else jnp.asarray(weights))
+            _check.finite(name, jnp.asarray(v), weights)
 
 
 def as_array(name: str, x: ArrayLike) -> Any:
@@ -69,14 +70,20 @@ def held(dtype: Any) -> Any:
 
 
 def penalty_of(l2: ArrayLike, dtype: Any) -> Any:
-    """The penalty as a scalar of the dtype of X."""
+    """The penalty as a scalar: in float64 on the host, and else in the dtype of X."""
     if isinstance(l2, (int, float)) and 0 <= l2 < np.inf:
-        return np.asarray(l2, dtype)
+        return np.asarray(l2, np.float64)
     _check.penalty("l2", l2)
     penalty = _check.array("l2", l2)
     if penalty.ndim:
         raise ValueError(f"l2 must be one number, shape (); got shape {penalty.shape}. Fit once for each penalty.")
-    return penalty.astype(held(dtype))
+    return np.asarray(penalty, np.float64) if _check.on_host(penalty) else penalty.astype(held(dtype))
+
+
+def in_dtype(dtype: Any, *arrays: Any) -> list[Any]:
+    """As jax takes them, in the dtype of X; None stays None."""
+    with np.errstate(all="ignore"):
+        return [None if v is None else jnp.asarray(v, held(dtype)) for v in arrays]
 
 
 def by_rows(*arrays: Array | None) -> tuple[Any, ...]:
@@ -88,6 +95,19 @@ def by_rows(*arrays: Array | None) -> tuple[Any, ...]:
     rows = next((s.spec[0] for s in shardings if len(s.spec) and s.spec[0] is not None), None)
     spec = NamedSharding(mesh, PartitionSpec(rows))
     return tuple(None if v is None else jax.sharding.reshard(v, spec) for v in arrays)
+
+
+def on_mesh_of(X: Array, v: Array) -> Array:
+    """v, which may have other rows than X, whole on each device of X's Explicit mesh, or split as it is by rows."""
+    mesh = jax.typeof(X).sharding.mesh
+    if mesh.empty or not mesh.are_all_axes_explicit or not jax.typeof(v).sharding.mesh.empty:
+        return by_rows(v)[0]
+    return jax.sharding.reshard(v, NamedSharding(mesh, PartitionSpec()))
+
+
+def rank_tolerance(eps: float, d: int) -> float:
+    """The singular value of columns of one length below which, beside the largest, their rounding may be all of it."""
+    return 8 * eps * d**0.5
 
 
 def to_host(*arrays: Array | None) -> list[Any]:

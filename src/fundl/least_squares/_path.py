@@ -13,7 +13,16 @@ from fundl._precise import matmul, rows_dot, safe_divide
 from fundl._types import Array, ArrayLike, Linear
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
-from fundl.least_squares._inputs import held, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import (
+    as_array,
+    by_rows,
+    in_dtype,
+    rank_tolerance,
+    refuse_not_finite,
+    shaped,
+    to_device,
+    to_host,
+)
 
 EPS = float(np.finfo(np.float64).eps)
 ROUNDED = 1e4  # of n eps: n - degrees_of_freedom below it has lost its digits
@@ -58,14 +67,12 @@ def ridge_path(
     X, y, weights = shaped(X, y, weights)
     refuse_not_finite(X, y, weights)
     _check.penalty("l2", l2)
-    penalties: Any = (
-        l2 if type(l2) is np.ndarray and l2.dtype == X.dtype else _check.array("l2", l2).astype(held(X.dtype))
-    )
+    penalties = as_array("l2", l2)
     _check.rank("l2", penalties, 1, shape="(m,), one for each fit")
     _check.nonempty("l2", penalties)
     Y, single = (y if y.ndim == 2 else y[:, None]), y.ndim == 1
     if not _check.on_host(X, Y, penalties, weights):
-        return _traced(X, Y, penalties, weights, _check.flag("intercept", intercept), single)
+        return _traced(X, Y, *in_dtype(X.dtype, penalties, weights), _check.flag("intercept", intercept), single)
     with np.errstate(all="ignore"):
         wide_l2, s = to_host(penalties, weights)
         w, b, trace, loo, gcv = _concrete(np.asarray(X), np.asarray(Y), wide_l2, s, _check.flag("intercept", intercept))
@@ -92,13 +99,12 @@ def _concrete(X: np.ndarray, Y: np.ndarray, l2: np.ndarray, s: np.ndarray | None
     if intercept:
         c, cy = _blocks.means(X, s), _blocks.means(Y, s)
     rows = Rows(X, Y, s, c, cy)
-    V, values, target, left = _spectrum(rows, float(l2.min()), intercept)
+    V, values, target, live = _spectrum(rows, float(l2.min()), intercept)
     if values.min() + l2.min() < 1e-12 * values.max() and (found := _of_one_size(rows, l2, intercept)):
         return _finished(rows, *found)
-    # What is no more than rounding of the largest is no direction of the data: without penalty it gets nothing.
-    live = values > max(n, d) * 2.2e-16 * values.max(initial=0.0) * left
-    V, values = V[:, live], values[live]
-    filters = 1 / (values[:, None] + l2)  # (r, m)
+    # What is no more than rounding of the data gets nothing without a penalty, as in `fit`.
+    known = live[1][:, None] & (live[0][:, None] | (l2 > _tolerance(rows) ** 2 * values.max()))
+    filters = np.divide(1, values[:, None] + l2, where=known, out=np.zeros(known.shape))  # (r, m)
     coordinates = V.T @ target
     w = np.einsum("dr,rm,rk->mdk", V, filters, coordinates, optimize=True)
     rss, loo = _blocks.squares(rows, w, (V, filters, intercept / weight))
@@ -113,8 +119,12 @@ def _finished(rows: Rows, w: np.ndarray, trace: np.ndarray, rss: np.ndarray, loo
     return w, rows.cy - np.einsum("d,mdk->mk", rows.c, w), trace, loo / weight, gcv
 
 
-def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """V, Lambda >= 0 of Z^T S Z, then Z^T S (Y - cy), and the relative size below which Lambda is rounding over n eps.
+def _tolerance(rows: Rows) -> float:
+    return rank_tolerance(float(np.finfo(rows.X.dtype).eps), rows.X.shape[1])
+
+
+def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """V, Lambda >= 0 of Z^T S Z, Z^T S (Y - cy), and which of Lambda are more than rounding without and with a penalty.
 
     From the Gram matrix where the condition with the smallest penalty leaves ten digits; from the SVD of Z otherwise,
     which does not square the condition, and where there are fewer rows than columns.
@@ -124,15 +134,26 @@ def _spectrum(rows: Rows, smallest: float, intercept: bool) -> tuple[np.ndarray,
         G = _blocks.gram(rows, intercept, np.float64)
         values, V = np.linalg.eigh(G[:d, :d])
         if np.isfinite(values).all() and values[0] + smallest > 1e-6 * values[-1]:
-            return V, np.maximum(values, 0), G[:d, d : d + rows.Y.shape[1]], 1.0
-    Z = rows.X - rows.c
-    if rows.s is not None:
-        Z = Z * np.sqrt(rows.s)[:, None]
+            live = values > n * EPS * values[-1]
+            return V, np.maximum(values, 0), G[:d, d : d + rows.Y.shape[1]], np.stack([live, live])
+    Z = _centred(rows)
     target = _blocks.residuals(rows, np.zeros((d, rows.Y.shape[1])), np.zeros(rows.Y.shape[1]), np.float64).g
     if n > 2 * d:
         Z = np.linalg.qr(Z, mode="r")
     _, sigma, Vt = np.linalg.svd(Z, full_matrices=False)
-    return Vt.T, sigma**2, target, max(n, d) * 2.2e-16
+    # The rank is that of columns of one length, as in `fit`.
+    norms = np.linalg.norm(Z, axis=0)
+    scaled = np.linalg.svd(Z / np.where(norms > 0, norms, 1), compute_uv=False)
+    live = np.stack([scaled > _tolerance(rows) * scaled[0], sigma > max(n, d) * EPS * sigma[0]])
+    return Vt.T, sigma**2, target, live
+
+
+def _centred(rows: Rows) -> np.ndarray:
+    """The rows of X times the roots of their weights about their mean, free of the rounding of rows.c."""
+    Z = rows.X - rows.c
+    if rows.c.any():
+        Z -= Z.mean(axis=0) if rows.s is None else rows.s @ Z / rows.s.sum()
+    return Z if rows.s is None else Z * np.sqrt(rows.s)[:, None]
 
 
 def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarray, ...] | None:
@@ -143,7 +164,7 @@ def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarra
     n, d = rows.X.shape
     s = np.ones(n) if rows.s is None else rows.s
     root = np.sqrt(s)[:, None]
-    Z, T = (rows.X - rows.c) * root, (rows.Y - rows.cy) * root
+    Z, T = _centred(rows), (rows.Y - rows.cy) * root
     norms = np.linalg.norm(Z, axis=0)
     norms[norms <= n * 2.2e-16 * np.linalg.norm(rows.c * root, axis=0)] = 0  # constant, but for rounding
     if n < d or not norms.max() > 1e4 * np.min(norms, where=norms > 0, initial=np.inf):
@@ -156,7 +177,7 @@ def _of_one_size(rows: Rows, l2: np.ndarray, intercept: bool) -> tuple[np.ndarra
         size[size == 0] = 1
         A = np.concatenate([R * (norms / size), np.diag(np.sqrt(penalty) / size)])
         _, sigma, Vt = np.linalg.svd(A, full_matrices=False)
-        live = sigma > n * 2.2e-16 * sigma[0]
+        live = sigma > _tolerance(rows) * sigma[0]
         M = Vt[live].T / sigma[live]
         H = Z @ ((norms / size)[:, None] * M)
         w = (M @ (H.T @ T)) / size[:, None]
@@ -192,6 +213,8 @@ def inverse_factor(A: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, single: bool) -> Path:
     """One Cholesky factor for each penalty: dearer than eigenvectors, whose derivatives are NaN where two are equal."""
+    X, Y, s = by_rows(X, Y, s)
+    l2 = jnp.where(l2 >= 0, l2, jnp.full_like(l2, jnp.nan))
     keep = _check.seen(s, _check.ordinary(X), _check.ordinary(Y))
     if keep is not None:
         keep = keep[:, None]
@@ -199,7 +222,7 @@ def _traced(X: Array, Y: Array, l2: Array, s: Array | None, intercept: bool, sin
     s = jnp.ones_like(X[:, 0]) if s is None else s
     weight = jnp.sum(s)
     zero = jnp.zeros((), X.dtype)
-    c, cy = (means(A, s, weight) if intercept else jnp.zeros_like(A[0]) for A in (X, Y))
+    c, cy = (means(A, s, weight) if intercept else jnp.zeros(A.shape[1:], A.dtype) for A in (X, Y))
     Z, T = X - c[None, :], Y - cy[None, :]
     G, C = rows_dot(Z, s[:, None] * Z), rows_dot(Z, s[:, None] * T)
     scale = jnp.sqrt(jax.lax.stop_gradient(jnp.diagonal(G)))

@@ -13,6 +13,7 @@ import numpy as np
 from fundl._precise import inverse_cholesky, inverse_of_lower
 from fundl.least_squares import _blocks
 from fundl.least_squares._blocks import Rows
+from fundl.least_squares._covariance import variance
 from fundl.least_squares._exact import Solution
 from fundl.least_squares._words import ceil_power_of_two
 
@@ -277,19 +278,16 @@ def _refined(
         return None
 
     rss = found.rss.astype(np.float64)
-    spread = np.square(f.reach)
-    variance, shrunk = spread, 0.0
-    if f.penalty.any():
-        inverse = f.M.T @ f.M
-        shrunk = float(f.penalty @ spread)
-        variance = np.maximum(spread - (inverse * inverse) @ f.penalty, 0)
-    freedom = weight - (d - shrunk) - (1 if intercept else 0)
-    deviation = np.sqrt(rss / freedom) if freedom > 0 else np.full(k, np.nan)
-    w_error = np.sqrt(variance)[:, None] * deviation / f.scale[:, None]
     t = (c + u / weight) / f.scale  # the means
     b_spread = f.solve(t)
-    b_variance = 1 / weight + t @ b_spread - f.penalty @ (b_spread * b_spread)
-    b_error = np.sqrt(max(b_variance, 0)) * deviation if intercept else np.zeros(k)
+    spread = np.append(np.square(f.reach), t @ b_spread)
+    shrunk = float(f.penalty @ spread[:d])
+    if f.penalty.any():
+        spread = _penalised(spread, np.concatenate([f.M.T @ f.M, b_spread[None, :]]), G, u / weight, f)
+    freedom = weight - d - (1 if intercept else 0) + shrunk
+    deviation = np.sqrt(rss / freedom) if freedom > 0 else np.full(k, np.nan)
+    w_error = np.sqrt(spread[:d])[:, None] * deviation / f.scale[:, None]
+    b_error = np.sqrt(1 / weight + spread[d]) * deviation if intercept else np.zeros(k)
     objective = rss + f.penalty @ np.square(w.astype(np.float64))
     w_bound = w_bound + np.abs(w_out) * (rounding - HALF_ULP)
     b_bound = b_bound + np.abs(b) * (rounding - HALF_ULP)
@@ -322,6 +320,17 @@ def _refined(
         s_scale=none,
         trusted=np.asarray(True),  # to 1e-8 of the largest coefficient at least, though a small one have no digit
     )
+
+
+def _penalised(spread: np.ndarray, rows: np.ndarray, G: np.ndarray, mean: np.ndarray, f: Factors) -> np.ndarray:
+    """diag(K G K) for the rows of K, and for the means in their place, from diag(K); see `_covariance`."""
+    found, d = spread - np.square(rows) @ f.penalty, len(mean)
+    poor = np.flatnonzero(~(found > 1e-2 * spread))
+    if poor.size:
+        own = (G[:d, :d] - np.multiply.outer(G[-1, :d], mean)) / f.scale / f.scale[:, None]
+        unit = f.loss + d * float(np.finfo(np.float64).eps)
+        found[poor] = variance(found[poor], unit * spread[poor], rows[poor], own, np.zeros(poor.size), unit)
+    return found
 
 
 def _worst(bound: np.ndarray, value: np.ndarray, floor: np.ndarray) -> float:

@@ -21,8 +21,11 @@ NOTHING = 2.0**-80  # of the largest coefficient; as where a penalty is all that
 REMAINS = 2.0**-80  # of the targets
 
 
-def swept(A: Words, D: int, k: int) -> Words | None:
-    """A after sweeping its first D columns, or None where that may need more bits; k targets follow. See `_sweep`."""
+def swept(A: Words, D: int, k: int, sharp: bool = False) -> Words | None:
+    """A after sweeping its first D columns, or None where that may need more bits; k targets follow. See `_sweep`.
+
+    The inverse is that of float64, or with `sharp` has as many bits as the solution.
+    """
     own = np.diagonal(A[0])[:D]
     if not (own > 0).all():
         return None
@@ -41,7 +44,7 @@ def swept(A: Words, D: int, k: int) -> Words | None:
     top = ceil_power_of_two(np.abs(C[0]).max(axis=0))
     C = times(C, 1 / top)
     X = _solution(with_H, M, C, UNIT / loss)
-    inverse = _solution(with_H, M, words(np.eye(D)), 2.0**-56 / loss)
+    inverse = _solution(with_H, M, words(np.eye(D)), (UNIT if sharp else 2.0**-56) / loss)
     if X is None or inverse is None:
         return None
     # Coefficients that are nothing beside others, and targets that are met, ask for more bits.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fundl.least_squares._exact import Solution
+from fundl.least_squares._inputs import rank_tolerance
 from fundl.least_squares._words import ceil_power_of_two
 
 EPS = float(np.finfo(np.float64).eps)
@@ -29,24 +30,27 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
     k = Y.shape[1]
     weight = float(n if s is None else s.sum())
     c, cy = np.zeros(d), np.zeros(k)
+    share = np.full(n, 1 / max(n, 1)) if s is None else s / weight
     if intercept and n:
-        share = np.full(n, 1 / n) if s is None else s / weight
         for _ in range(2):  # the first mean is rounded
             c, cy = c + share @ (X - c), cy + share @ (Y - cy)
     Z = X - c
     # A constant column is one up to the rounding of its mean.
     Z[:, np.abs(Z).max(axis=0, initial=0.0) <= 4 * EPS * np.abs(c)] = 0.0
+    if intercept and n:
+        Z -= share @ Z  # the rounding of c would be a direction of the data
     root = np.ones((n, 1)) if s is None else np.sqrt(s)[:, None]
     lengths = np.sqrt(np.square(Z * root).sum(axis=0))
-    scale = ceil_power_of_two(lengths)
+    scale = ceil_power_of_two(np.hypot(lengths, np.sqrt(l2)))
     penalty = np.broadcast_to(l2 / scale / scale, (d,))
     A = Z / scale * root
     if n > 2 * d:
         A = np.asarray(np.linalg.qr(A, mode="r"))
+    own = A
     if l2 > 0:
         A = np.concatenate([A, np.diag(np.sqrt(penalty))])
     _, sigma, Vt = np.linalg.svd(A, full_matrices=False)
-    live = sigma > 8 * eps * np.sqrt(d) * sigma.max(initial=0.0)
+    live = sigma > rank_tolerance(eps, d) * sigma.max(initial=0.0)
     sigma, Vt = sigma[live], Vt[live]
     rank = len(sigma)
     full = rank == d
@@ -82,17 +86,17 @@ def solve(X: np.ndarray, Y: np.ndarray, s: np.ndarray | None, l2: Any, intercept
     ratio = max(_worst(w_bound, w_out), _worst(b_bound, b) if intercept else 0.0)
 
     shrunk = float(penalty @ np.square(reach)) if l2 > 0 else 0.0
-    freedom = weight - (rank - shrunk) - (1 if intercept else 0)
+    freedom = weight - rank - (1 if intercept else 0) + shrunk
     deviation = np.sqrt(rss / freedom) if freedom > 1e-9 * weight else np.full(k, np.nan)
     unknown = np.full((d, k), np.nan)
     w_error, b_error = unknown, np.full(k, np.nan) if intercept else np.zeros(k)
     if full:
-        inverse_penalty = np.einsum("rd,rd->d", M, M @ (penalty[:, None] * M.T) @ M) if l2 > 0 else 0.0
-        w_error = np.sqrt(np.maximum(np.square(reach) - inverse_penalty, 0))[:, None] * deviation / scale[:, None]
-        spread = M.T @ (M @ (c / scale))
+        # The covariance K G K of K = M^T M as that of the predictions A K: no difference, which a penalty would cancel.
+        hat = own @ M.T
+        spread = np.sqrt(np.square(hat @ M).sum(axis=0)) if l2 > 0 else reach
+        w_error = spread[:, None] * deviation / scale[:, None]
         if intercept:
-            variance = 1 / weight + (c / scale) @ spread - penalty @ np.square(spread)
-            b_error = np.sqrt(max(variance, 0.0)) * deviation
+            b_error = np.sqrt(1 / weight + np.square(hat @ (M @ (c / scale))).sum()) * deviation
     rise = lengths @ w_bound + np.sqrt(weight) * (np.abs(c) @ w_bound + b_bound if intercept else 0.0)
     suboptimality = np.square(rise).sum() + l2 * np.square(w_bound).sum()
     none = np.zeros(())

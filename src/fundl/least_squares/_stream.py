@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from fundl._types import ArrayLike
 from fundl.least_squares import _exact
 from fundl.least_squares._exact import Moments
 from fundl.least_squares._fit import narrowed, package
-from fundl.least_squares._inputs import held, penalty_of, refuse_not_finite, shaped, to_device, to_host
+from fundl.least_squares._inputs import held, in_dtype, penalty_of, refuse_not_finite, shaped, to_device, to_host
 from fundl.least_squares._words import namespace, product, sum_words, two_sum
 
 
@@ -58,7 +59,7 @@ def update(
     refuse_not_finite(X, y, weights)
     Y: Any = y if y.ndim == 2 else y[:, None]
     host = _check.on_host(X, Y, weights) and (state is None or isinstance(state.moments.m, np.ndarray))
-    arrays: Any = to_host(X, Y, weights) if host else [None if v is None else jnp.asarray(v) for v in (X, Y, weights)]
+    arrays: Any = to_host(X, Y, weights) if host else in_dtype(X.dtype, X, Y, weights)
     dtype = str(X.dtype if host else arrays[0].dtype)
     chosen = None if intercept is None else _check.flag("intercept", intercept)
     if state is None:
@@ -72,8 +73,9 @@ def update(
         given = f"got X {X.shape}, y {y.shape}"
         raise ValueError(f"X must have {M.m.shape[0]} columns and y {_targets(state)}, as before; {given}.")
     with np.errstate(all="ignore"):
+        M, arrays = _of_one_dtype(M, arrays)
         batch = _exact.moments(arrays[0], arrays[1], arrays[2], state.intercept, (M.m, M.my))
-        return dataclasses.replace(state, moments=_exact.sum_moments(M, batch))
+        return dataclasses.replace(state, moments=_exact.sum_moments(M, batch), dtype=_wider(state.dtype, dtype))
 
 
 def merge(a: State, b: State) -> State:
@@ -90,7 +92,9 @@ def merge(a: State, b: State) -> State:
             f"{B.m.shape[0]} columns, y {_targets(a)} and {_targets(b)}, intercept {a.intercept} and {b.intercept}."
         )
     with np.errstate(all="ignore"):
-        return dataclasses.replace(a, moments=_exact.sum_moments(A, _about(B, A) if a.intercept else B))
+        A, B = _of_one_dtype(A, B)
+        M = _exact.sum_moments(A, _about(B, A) if a.intercept else B)
+        return dataclasses.replace(a, moments=M, dtype=_wider(a.dtype, b.dtype))
 
 
 def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
@@ -116,6 +120,7 @@ def solve(state: State, *, l2: ArrayLike = 0.0) -> Fit:
             if held(dtype) != dtype:
                 found = narrowed(found, M.weight, wide_l2, held(dtype))
             return to_device(package(found, state.single, held(dtype)), dtype)
+    (penalty,) = in_dtype(M.m.dtype, penalty)
     return package(_exact.solve(M, penalty, **options), state.single, held(dtype))
 
 
@@ -148,8 +153,10 @@ def from_arrow(
 
     source: record batches in an iterable (a reader, a dataset's `to_batches()`), or anything with `to_batches` or
     `__arrow_c_stream__` (tables, data frames; the latter imports pyarrow). target and weights name columns; columns
-    those of X, all others by default. Nulls become NaN, which `fit_batches` refuses.
-    Errors: KeyError for a column that is not there, TypeError for one that does not hold numbers.
+    those of X, all others by default but for the index of a pandas frame. Nulls become NaN, which `fit_batches`
+    refuses.
+    Errors: KeyError for a column that is not there, TypeError for one that does not hold numbers and for a source that
+    holds no record batches, ValueError for a name that two columns share and where no column is left for X.
 
     >>> class Batch:  # as pyarrow.RecordBatch
     ...     schema = type("Schema", (), {"names": ["x", "y"]})
@@ -163,17 +170,35 @@ def from_arrow(
     elif hasattr(source, "__arrow_c_stream__") and not hasattr(source, "__next__"):
         pyarrow: Any = importlib.import_module("pyarrow")
         source = pyarrow.RecordBatchReader.from_stream(source)
+    if not isinstance(source, Iterable):
+        source = (source,)  # which is no record batch
     for batch in source:
+        if not (hasattr(batch, "schema") and hasattr(batch, "column")):
+            fix = "pyarrow.dataset.dataset(path) reads files, pyarrow.table(columns) takes a dictionary"
+            raise TypeError(f"source must hold record batches, as tables and readers do; got {batch!r:.80}. {fix}.")
         names = list(batch.schema.names)
-        chosen = [v for v in names if v not in (target, weights)] if columns is None else list(columns)
+        if columns is None:
+            chosen = [v for v in names if v not in (target, weights, *_index(batch.schema))]
+        else:
+            chosen = list(columns)
+        if not chosen:
+            raise ValueError(f"No column is left for X; columns={columns}, the columns are {names}.")
         needed = dict.fromkeys([*chosen, target, *([] if weights is None else [weights])])
         for name in needed:
             if name not in names:
                 raise KeyError(f"There is no column {name!r}; the columns are {names}.")
+            if names.count(name) > 1:
+                raise ValueError(f"Two columns have the name {name!r}; rename one. The columns are {names}.")
         values = {name: _values(name, batch.column(names.index(name))) for name in needed}
         X = np.stack([values[name] for name in chosen], axis=1)
         if len(X):
             yield (X, values[target]) if weights is None else (X, values[target], values[weights])
+
+
+def _index(schema: Any) -> list[Any]:
+    """The columns in which pandas keeps the index of a frame, which is no feature."""
+    given = (getattr(schema, "metadata", None) or {}).get(b"pandas")
+    return [] if given is None else json.loads(given)["index_columns"]
 
 
 def _values(name: str, column: Any) -> np.ndarray:
@@ -183,6 +208,10 @@ def _values(name: str, column: Any) -> np.ndarray:
     if found.dtype.kind == "f":
         return found
     try:
+        if found.dtype.kind in "mM":  # whose nulls would be the smallest integer
+            return np.where(np.isnat(found), np.nan, found.astype(np.float64))
+        if found.dtype.kind not in "iub" and any(isinstance(v, str | bytes) for v in found.flat):
+            raise TypeError  # numpy would read the numbers in a text
         return found.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"Column {name!r} does not hold numbers; name the columns that do: columns=[...].") from None
@@ -196,6 +225,17 @@ def _of_a_state(name: str, state: State) -> Moments:
 
 def _targets(state: State) -> str:
     return "(n,)" if state.single else f"(n, {state.moments.my.shape[0]})"
+
+
+def _wider(*dtypes: str) -> str:
+    """The rows are known to the digits of their own dtype, and all together to those of the widest."""
+    return max(dtypes, key=lambda v: np.dtype(v).itemsize)
+
+
+def _of_one_dtype(*trees: Any) -> Any:
+    """All floats in the widest dtype among them: traced batches may differ in it."""
+    dtype = _wider(*(str(v.dtype) for v in jax.tree.leaves(trees)))
+    return jax.tree.map(lambda v: v.astype(dtype) if v.dtype.kind == "f" else v, trees)
 
 
 def _about(M: Moments, to: Moments) -> Moments:

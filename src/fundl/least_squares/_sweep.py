@@ -45,22 +45,44 @@ def sweep(A: Words, k: Any) -> Words:
     return where(here[:, None] & here[None, :], negative(rest), rest)
 
 
-def sweep_columns(A: Words, d: int, intercept: bool, tolerance: float) -> tuple[Words, Any, Any]:
+def about_means(A: Words, before: Any) -> Any:
+    """Of A with the intercept swept the Gram matrix of the columns, whose diagonal was `before`; zeros for constants.
+
+    What rounding of the words leaves of a constant column is no variance.
+    """
+    xp = namespace(A[0])
+    d = len(before)
+    found = A[0][:d, :d]
+    constant = xp.diagonal(found) <= before * 2.0 ** (30 - 3 * precision(A[0].dtype))
+    return xp.where(constant[:, None] | constant[None, :], xp.zeros_like(found), found)
+
+
+def add_diagonal(A: Words, v: Any) -> Words:
+    """A with v added to its diagonal."""
+    xp = namespace(v)
+    own = sum_words(tuple(xp.diagonal(x) for x in A), words(v))  # type: ignore[arg-type]
+    return where(xp.eye(len(v), dtype=bool), tuple(x[:, None] for x in own), A)  # type: ignore[arg-type]
+
+
+def sweep_columns(A: Words, d: int, intercept: bool, tolerance: float, penalty: Any) -> tuple[Words, Any, Any, Any]:
     """Sweep the intercept (column d), then the first d columns, each time the one most independent of those before.
 
-    Returns the swept matrix, the squared lengths of the (then centred) columns, and which were swept. A column is left
-    out when what the others do not explain of it is at most `tolerance` of its length.
+    Returns the swept matrix, the Gram matrix of the (then centred) columns, to which `penalty` is added on the diagonal
+    before they are swept, the squared lengths with it, and which columns were swept. One is left out when what the
+    others do not explain of it is at most `tolerance` of its length.
     """
     xp = namespace(A[0])
     columns = xp.arange(A[0].shape[0])
-    negligible = 2.0 ** (30 - 3 * precision(A[0].dtype))  # what rounding of the words leaves of a constant column
+    start = xp.diagonal(A[0])[:d]
+    nothing = xp.zeros_like(penalty)
 
-    def step(i: Any, state: tuple[Words, Any, Any]) -> tuple[Words, Any, Any]:
-        A, reference, swept = state
+    def step(i: Any, state: tuple[Words, Any, Any, Any]) -> tuple[Words, Any, Any, Any]:
+        A, G, reference, swept = state
+        if intercept and (xp is not np or i == 1):
+            G = xp.where(i == 1, about_means(A, start), G)
+            reference = xp.where(i == 1, xp.diagonal(G) + penalty[:d], reference)
+            A = add_diagonal(A, xp.where(i == 1, penalty, nothing))
         own = xp.diagonal(A[0])[:d]
-        if intercept:
-            centred = xp.where(own <= reference * negligible, xp.zeros_like(own), own)
-            reference = xp.where(i == 1, centred, reference)
         share = own / xp.where(reference > 0, reference, xp.ones_like(reference))
         share = xp.where(swept[:d] | (reference <= 0), xp.full_like(own, -np.inf), share)
         # Written so that NaN is swept, and seen in the result.
@@ -68,9 +90,14 @@ def sweep_columns(A: Words, d: int, intercept: bool, tolerance: float) -> tuple[
         if intercept:
             good, k = xp.where(i == 0, A[0][d, d] > 0, good), xp.where(i == 0, xp.full_like(k, d), k)
         if xp is np:
-            return (sweep(A, k), reference, swept | (columns == k)) if good else (A, reference, swept)
-        return where(good, sweep(A, k), A), reference, swept | ((columns == k) & good)
+            return (sweep(A, k), G, reference, swept | (columns == k)) if good else (A, G, reference, swept)
+        return where(good, sweep(A, k), A), G, reference, swept | ((columns == k) & good)
 
-    swept = xp.zeros(columns.shape, bool)
-    A, reference, swept = loop(xp, d + intercept, step, (A, xp.diagonal(A[0])[:d], swept))
-    return A, reference, swept[:d]
+    state = (
+        (A if intercept else add_diagonal(A, penalty)),
+        A[0][:d, :d],
+        start + penalty[:d],
+        xp.zeros_like(columns) > 0,
+    )
+    A, G, reference, swept = loop(xp, d + intercept, step, state)
+    return A, G, reference, swept[:d]

@@ -132,6 +132,11 @@ def product(a: Words, b: Words) -> Words:
     return tidy(add(result, *two_product(a[0], b[0])))
 
 
+def scaled_words(a: Words, b: Any) -> Words:
+    """a b for a plain b, to the last word."""
+    return tidy(add(words(a[2] * b), *two_product(a[1], b), *two_product(a[0], b)))
+
+
 def quotient(a: Words, b: Words) -> Words:
     """a / b by long division, to the last word."""
     xp = namespace(a[0])
