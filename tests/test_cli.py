@@ -99,6 +99,28 @@ def broken():
     return [1][2]
 
 broken_backward, broken_examples = misspelt_backward, broken
+
+def empty(x):
+    return x * x
+
+empty_backward, empty_examples = misspelt_backward, []
+
+def leaving(x):
+    raise SystemExit(0)
+
+leaving_backward = misspelt_backward
+
+def right(x):
+    return x * x
+
+def right_backward(dy, x):
+    raise KeyError("a slip")
+
+def shapeless(x):
+    return x * x
+
+def shapeless_backward(dy, x):
+    return (dy * x).sum()
 """
 
 
@@ -111,6 +133,13 @@ broken_backward, broken_examples = misspelt_backward, broken
         (["bare"], ["bare_examples", "must be the arguments as a tuple"]),
         (["refusing"], ["no usual shapes fit bad_rules:refusing"]),
         (["broken"], ["bad_rules:broken", "IndexError"]),
+        (["empty"], ["empty_examples of bad_rules:empty is empty"]),
+        (["leaving"], ["no usual shapes fit bad_rules:leaving (it raises SystemExit: 0)"]),
+        (["leaving", "--shapes", "(3,)"], ["bad_rules:leaving raises SystemExit: 0"]),
+        (["right"], ["bad_rules:right takes (5,3), where right_backward raises KeyError: 'a slip'"]),
+        (["shapeless"], ["takes (5,3), where shapeless_backward returns gradients of shapes ()"]),
+        (["product", "--shapes", "1.2.3,(3,)"], ["cannot read the shapes from '1.2.3,(3,)' on"]),
+        (["product", "--shapes", "(3,), int0(3)"], ["cannot read the shapes from 'int0(3)' on"]),
         (["product", "--shapes", "(3,)"], ["bad_rules:product", "missing 1 required", "called with float64[3]"]),
         (["product", "--shapes", "(4,3),(2,5)"], ["bad_rules:product", "float64[4,3], float64[2,5]"]),
     ],
@@ -134,10 +163,33 @@ def test_shapes_without_a_target_are_refused(capsys):
 
 def test_a_module_that_fails_when_imported_does_not_hide_the_rest(rules, tmp_path, capsys):
     (tmp_path / "dividing.py").write_text("1 / 0\n")
-    assert cli.main(["verify", "dividing:f", f"{rules}:right"]) == 2
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    assert cli.main(["verify", "dividing:f", "leaving:f", f"{rules}:right"]) == 2
     out, err = capsys.readouterr()
     assert "dividing:f: ZeroDivisionError" in err
+    assert "leaving:f: SystemExit: 0" in err
     assert "1 of 1 rules right" in out
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("./at/rules.py:f", "./at/rules.py:f is a path; name the module as in import, from its folder: rules:f."),
+        ("rules.py", "rules.py is a path; name the module as in import, from its folder: rules."),
+    ],
+)
+def test_what_is_not_found_is_a_problem_in_json_too(capsys, target, problem):
+    assert cli.main(["verify", target, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["reports"], found["problems"]) == (False, [], [problem])
+
+
+def test_no_rules_at_all_are_no_success(capsys):
+    assert verify.check_cases([], json=True) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"] is False
+    assert "nothing was examined" in err
 
 
 def test_own_rules_cover_every_exported_pair():
