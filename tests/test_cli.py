@@ -227,7 +227,7 @@ def test_fit_of_a_csv_file_and_its_saved_parameters(tmp_path, capsys):
     X = rng.normal(size=(80, 2))
     y = X @ [3.0, -2.0] + 1
     lines = ["price,a,b", *(f"{t!r},{u!r},{v!r}" for t, (u, v) in zip(y.tolist(), X.tolist(), strict=True))]
-    (tmp_path / "data.csv").write_text("\n".join(lines))
+    (tmp_path / "data.csv").write_text("\n".join(lines), encoding="utf-8-sig")  # as Excel writes it
     arguments = ["fit", "linear", str(tmp_path / "data.csv"), "--target", "price", "--save", str(tmp_path / "p.npz")]
     assert cli.main(arguments) == 0
     assert "R^2 1.0000" in capsys.readouterr().out
@@ -254,10 +254,15 @@ def test_fit_of_classes_with_names(tmp_path, capsys):
         ("a,b\nx,2\ny,3\nz,4\n", [], "columns a hold text"),
         ("a,b\n1,2\n3,4\n5,6\n", ["--test", "2"], "test must leave rows on both sides"),
         ("a,b\nnan,2\n3,4\n5,6\n1,1\n", [], "X must be finite"),
+        ("a,b\n1,2\n3,4\n5,6\n", ["--seed", "-1"], "seed must be 0 or more; got seed=-1"),
+        ("", [], "data.csv is empty"),
+        ("a\n1\n2\n", [], "data.csv has no column but the target, a"),
+        ("a,a,b\n1,2,3\n2,1,4\n", [], "data.csv names more than one column 'a'"),
+        ("année,b\n1,2\n3,4\n", [], "data.csv is no CSV file in UTF-8"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, capsys, text: str, arguments: list[str], message: str):
-    (tmp_path / "data.csv").write_text(text)
+    (tmp_path / "data.csv").write_bytes(text.encode("latin-1"))
     assert cli.main(["fit", "linear", str(tmp_path / "data.csv"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
