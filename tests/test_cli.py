@@ -267,6 +267,15 @@ def test_bad_files_are_refused(tmp_path, capsys, text: str, arguments: list[str]
     assert message in capsys.readouterr().err
 
 
+def test_pictures_of_the_tour_below_a_file_are_refused_at_once(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["tour", "--out", str(out)]) == 2
+        said = capsys.readouterr()
+        assert str(out) in said.err
+        assert said.out == ""
+
+
 def test_a_missing_file_is_bad_input(capsys):
     assert cli.main(["fit", "linear", "no_such_file.csv"]) == 2
     assert "no_such_file.csv" in capsys.readouterr().err
