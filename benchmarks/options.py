@@ -19,9 +19,31 @@ def parser(doc: str | None, *, repeats: int = 5) -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="small sizes: seconds instead of minutes, to see it work")
     found.add_argument("--size", type=_words, default=[], help="only these sizes, with commas between: 1e5x100,100x5")
     found.add_argument("--rivals", type=_words, default=[], help="only rivals whose name holds one of these words")
-    found.add_argument("--repeats", type=int, default=repeats, help="rounds, after one that warms up")
-    found.add_argument("--json", type=Path, help="write the results to this file")
+    found.add_argument("--repeats", type=_count, default=repeats, help="rounds, after one that warms up")
+    found.add_argument("--json", type=_file, help="write the results to this file")
     return found
+
+
+def writable(path: Path) -> None:
+    """OSError where this file cannot be written: known now, and not after hours of measuring."""
+    new = not path.exists()
+    path.open("a").close()
+    if new:
+        path.unlink()
+
+
+def _file(text: str) -> Path:
+    try:
+        writable(Path(text))
+    except OSError as why:
+        raise argparse.ArgumentTypeError(f"cannot be written: {why}") from None
+    return Path(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be 1 or more; got {text}")
+    return int(text)
 
 
 def _words(text: str) -> list[str]:

@@ -175,6 +175,12 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as why:
             print(f"a folder is wanted at {folder}: {why}", file=sys.stderr)
             return 2
+    if given.csv:
+        try:
+            options.writable(given.csv)
+        except OSError as why:
+            print(f"a file is wanted at {given.csv}: {why}", file=sys.stderr)
+            return 2
     environment, ends, rows = pin(given.threads), {}, []
     threads = environment["OMP_NUM_THREADS"]
     print(f"{stopwatch.processor()}, {stopwatch.cores()} cores, libraries held to {threads} threads")

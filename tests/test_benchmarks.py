@@ -173,6 +173,24 @@ def test_a_file_where_a_folder_is_wanted_is_refused(questions, tmp_path, capsys,
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_what_cannot_be_written_or_repeated_is_refused_before_measuring(questions, tmp_path, capsys):
+    assert run.main(["--only", "good", "--csv", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert f"a file is wanted at {tmp_path}" in err
+    assert "[1/1]" not in out
+    parser = options.parser("")
+    bad = [["--json", str(tmp_path)], ["--json", str(tmp_path / "none" / "x.json")], ["--repeats", "0"]]
+    for arguments, word in zip(bad, ("Is a directory", "No such file", "must be 1 or more; got 0"), strict=True):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args(arguments)
+        assert word in capsys.readouterr().err
+    (tmp_path / "kept.json").write_text("kept")
+    for name in ("kept.json", "new.json"):
+        assert parser.parse_args(["--json", str(tmp_path / name)]).json == tmp_path / name
+    assert (tmp_path / "kept.json").read_text() == "kept"
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_everybody_says_how_long_the_quick_form_takes_alike():
     texts = [tables.README.read_text(), (tables.HERE / "README.md").read_text(), run.__doc__ or ""]
     assert all("under two minutes" in " ".join(text.split()) for text in texts)

@@ -99,6 +99,28 @@ def broken():
     return [1][2]
 
 broken_backward, broken_examples = misspelt_backward, broken
+
+def empty(x):
+    return x * x
+
+empty_backward, empty_examples = misspelt_backward, []
+
+def leaving(x):
+    raise SystemExit(0)
+
+leaving_backward = misspelt_backward
+
+def right(x):
+    return x * x
+
+def right_backward(dy, x):
+    raise KeyError("a slip")
+
+def shapeless(x):
+    return x * x
+
+def shapeless_backward(dy, x):
+    return (dy * x).sum()
 """
 
 
@@ -111,6 +133,13 @@ broken_backward, broken_examples = misspelt_backward, broken
         (["bare"], ["bare_examples", "must be the arguments as a tuple"]),
         (["refusing"], ["no usual shapes fit bad_rules:refusing"]),
         (["broken"], ["bad_rules:broken", "IndexError"]),
+        (["empty"], ["empty_examples of bad_rules:empty is empty"]),
+        (["leaving"], ["no usual shapes fit bad_rules:leaving (it raises SystemExit: 0)"]),
+        (["leaving", "--shapes", "(3,)"], ["bad_rules:leaving raises SystemExit: 0"]),
+        (["right"], ["bad_rules:right takes (5,3), where right_backward raises KeyError: 'a slip'"]),
+        (["shapeless"], ["takes (5,3), where shapeless_backward returns gradients of shapes ()"]),
+        (["product", "--shapes", "1.2.3,(3,)"], ["cannot read the shapes from '1.2.3,(3,)' on"]),
+        (["product", "--shapes", "(3,), int0(3)"], ["cannot read the shapes from 'int0(3)' on"]),
         (["product", "--shapes", "(3,)"], ["bad_rules:product", "missing 1 required", "called with float64[3]"]),
         (["product", "--shapes", "(4,3),(2,5)"], ["bad_rules:product", "float64[4,3], float64[2,5]"]),
     ],
@@ -134,10 +163,33 @@ def test_shapes_without_a_target_are_refused(capsys):
 
 def test_a_module_that_fails_when_imported_does_not_hide_the_rest(rules, tmp_path, capsys):
     (tmp_path / "dividing.py").write_text("1 / 0\n")
-    assert cli.main(["verify", "dividing:f", f"{rules}:right"]) == 2
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    assert cli.main(["verify", "dividing:f", "leaving:f", f"{rules}:right"]) == 2
     out, err = capsys.readouterr()
     assert "dividing:f: ZeroDivisionError" in err
+    assert "leaving:f: SystemExit: 0" in err
     assert "1 of 1 rules right" in out
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("./at/rules.py:f", "./at/rules.py:f is a path; name the module as in import, from its folder: rules:f."),
+        ("rules.py", "rules.py is a path; name the module as in import, from its folder: rules."),
+    ],
+)
+def test_what_is_not_found_is_a_problem_in_json_too(capsys, target, problem):
+    assert cli.main(["verify", target, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["reports"], found["problems"]) == (False, [], [problem])
+
+
+def test_no_rules_at_all_are_no_success(capsys):
+    assert verify.check_cases([], json=True) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"] is False
+    assert "nothing was examined" in err
 
 
 def test_own_rules_cover_every_exported_pair():
@@ -175,7 +227,7 @@ def test_fit_of_a_csv_file_and_its_saved_parameters(tmp_path, capsys):
     X = rng.normal(size=(80, 2))
     y = X @ [3.0, -2.0] + 1
     lines = ["price,a,b", *(f"{t!r},{u!r},{v!r}" for t, (u, v) in zip(y.tolist(), X.tolist(), strict=True))]
-    (tmp_path / "data.csv").write_text("\n".join(lines))
+    (tmp_path / "data.csv").write_text("\n".join(lines), encoding="utf-8-sig")  # as Excel writes it
     arguments = ["fit", "linear", str(tmp_path / "data.csv"), "--target", "price", "--save", str(tmp_path / "p.npz")]
     assert cli.main(arguments) == 0
     assert "R^2 1.0000" in capsys.readouterr().out
@@ -202,12 +254,26 @@ def test_fit_of_classes_with_names(tmp_path, capsys):
         ("a,b\nx,2\ny,3\nz,4\n", [], "columns a hold text"),
         ("a,b\n1,2\n3,4\n5,6\n", ["--test", "2"], "test must leave rows on both sides"),
         ("a,b\nnan,2\n3,4\n5,6\n1,1\n", [], "X must be finite"),
+        ("a,b\n1,2\n3,4\n5,6\n", ["--seed", "-1"], "seed must be 0 or more; got seed=-1"),
+        ("", [], "data.csv is empty"),
+        ("a\n1\n2\n", [], "data.csv has no column but the target, a"),
+        ("a,a,b\n1,2,3\n2,1,4\n", [], "data.csv names more than one column 'a'"),
+        ("année,b\n1,2\n3,4\n", [], "data.csv is no CSV file in UTF-8"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, capsys, text: str, arguments: list[str], message: str):
-    (tmp_path / "data.csv").write_text(text)
+    (tmp_path / "data.csv").write_bytes(text.encode("latin-1"))
     assert cli.main(["fit", "linear", str(tmp_path / "data.csv"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_pictures_of_the_tour_below_a_file_are_refused_at_once(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["tour", "--out", str(out)]) == 2
+        said = capsys.readouterr()
+        assert str(out) in said.err
+        assert said.out == ""
 
 
 def test_a_missing_file_is_bad_input(capsys):

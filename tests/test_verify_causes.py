@@ -147,6 +147,7 @@ def embed(E, i):
         (cross_entropy, lambda dy, z, y: dy / len(z) * (
             jnp.exp(z) / jnp.exp(z).sum(-1, keepdims=True) - jax.nn.one_hot(y, z.shape[1])), (Z, Y),
          "overflow", "overflows at large inputs"),
+        (jnp.sin, lambda dy, x: jnp.full_like(x, jnp.nan), (B,), "region", "NaN or infinite at ordinary inputs"),
     ],
 )  # fmt: skip
 def test_causes_of_mistakes_that_people_make(f, backward, args, cause, words):

@@ -153,15 +153,21 @@ def test_what_a_constant_was_before_it_was_cut():
     assert cuts(jax.make_jaxpr(lambda x: 0.1 * x)(jnp.float64(1.0)).jaxpr, 1.2e-7) == []
 
 
-def test_a_sum_in_bfloat16_that_stops_growing_is_caught():
-    x = jnp.asarray(RNG.standard_normal((512, 2)), jnp.bfloat16)
+@pytest.mark.parametrize(("n", "signs"), [(512, [1]), (1024, [-1, 1])], ids=["it stops growing", "of both signs"])
+def test_a_sum_in_bfloat16_is_caught(n, signs):
+    x = jnp.asarray(RNG.standard_normal((n, 2)), jnp.bfloat16)
+    signs = RNG.choice(signs, (n, 1))
 
     def f(x, b):
-        return x + b[None]
+        return x + jnp.asarray(signs, x.dtype) * b[None]
 
-    def stops(dy, x, b):
-        return dy, jax.lax.fori_loop(0, len(dy), lambda i, total: total + dy[i], jnp.zeros_like(b))
+    def right(dy, x, b):
+        return dy, (dy * jnp.asarray(signs, x.dtype)).sum(axis=0)
 
-    report = verify.check_rule(f, stops, x, x[0])
+    def held(dy, x, b):
+        terms = dy * jnp.asarray(signs, x.dtype)
+        return dy, jax.lax.fori_loop(0, n, lambda i, total: total + terms[i], jnp.zeros_like(b))
+
+    report = verify.check_rule(f, held, x, x[0])
     assert [(w.argument, w.cause, w.dtype) for w in report.failures] == [("b", "precision", "bfloat16")], str(report)
-    assert verify.check_rule(f, lambda dy, x, b: (dy, dy.sum(axis=0)), x, x[0]).ok
+    assert verify.check_rule(f, right, x, x[0]).ok

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -227,28 +228,54 @@ def test_convolutions_are_compiled_with_optimisation(monkeypatch):
     assert seen == [{}, quick]
 
 
-def test_convolutions_with_kernels_of_their_own_are_not_made_one_in_groups(monkeypatch):
+def doubled(x):
+    def kernel(x, out):
+        out[...] = 2 * x[...]
+
+    return pallas.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), interpret=True)(x)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "name", "slope"),
+    [
+        (lambda x, w: jnp.convolve(x, w, mode="valid"), (np.arange(8.0), np.arange(3.0)), "conv_general_dilated", 2.0),
+        (doubled, (np.arange(3.0),), "pallas_call", 2.0),
+    ],
+    ids=["convolution", "kernel"],
+)
+def test_convolutions_and_kernels_are_run_point_after_point(monkeypatch, f, args, name, slope):
     seen = []
     lower = jax.stages.Traced.lower
     monkeypatch.setattr(jax.stages.Traced, "lower", lambda self: (seen.append(self.jaxpr.jaxpr), lower(self))[1])
-
-    def f(x, w):
-        return jnp.convolve(x, w, mode="valid")
-
-    x, w = np.arange(8.0), np.arange(3.0)
-    engine = Engine(f, (x, w), Arguments(f, (x, w)), False)
+    engine = Engine(f, args, Arguments(f, args), False)
     engine.look_inside()
-    stacks, dys = [np.stack([x] * 5), np.stack([w] * 5)], [np.ones((5, 6))]
+    stacks, dys = [np.stack([x] * 5) for x in args], [np.ones((5, *engine.shapes[0]))]
     where, steps = np.zeros((5, 1), int), np.full((5, 1, 4), 0.125)
-    engine.run("ad", engine.autodiff, [stacks, dys], np.float64, 5)
+    compute = (lambda x, dy: engine.values(x)) if f is doubled else engine.autodiff
+    engine.run("compute", compute, [stacks, dys], np.float64, 5)
     (slopes, _) = engine.run("differences", lambda a, b, c, d: engine.differences(a, b, c[0], d[0]),
                              [stacks, dys, [where], [steps]], np.float64, 5)  # fmt: skip
-    np.testing.assert_allclose(slopes, w[-1], rtol=1e-12)
-    found = [eqn for program in seen for eqn in equations(program) if eqn.primitive.name == "conv_general_dilated"]
-    groups = [eqn.params["feature_group_count"] * eqn.params["batch_group_count"] for eqn in found]
+    np.testing.assert_allclose(slopes, slope, rtol=1e-12)
     assert len(seen) == 2
-    assert groups
-    assert set(groups) == {1}
+    found = [eqn for program in seen for eqn in equations(program) if eqn.primitive.name == name]
+    assert found
+    for eqn in found:
+        if f is doubled:
+            assert eqn.params["grid_mapping"].grid == ()
+        else:
+            assert eqn.params["feature_group_count"] * eqn.params["batch_group_count"] == 1
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_interpreted_is_judged():
+    def rule(factor):
+        f = jax.custom_vjp(doubled)
+        f.defvjp(lambda x: (doubled(x), None), lambda _, dy: (factor * doubled(dy),))
+        return f
+
+    assert verify.check_custom_vjp(rule(1.0), jnp.arange(4.0)).ok
+    (failure,) = verify.check_custom_vjp(rule(1.5), jnp.arange(4.0)).failures
+    assert failure.cause == "factor"
 
 
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])

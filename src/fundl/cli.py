@@ -123,8 +123,16 @@ def _read(source: str, target: str | None) -> tuple[np.ndarray, np.ndarray, list
     if source in ("diabetes", "breast_cancer", "digits"):
         data = getattr(datasets, source)()
         return data.X.astype(np.float64), data.y, list(data.feature_names)
-    with open(source, newline="", encoding="utf-8") as file:
-        head, *lines = [row for row in csv.reader(file) if row]
+    try:
+        with open(source, newline="", encoding="utf-8-sig") as file:  # with or without the mark that Excel begins with
+            rows = [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source} is no CSV file in UTF-8 ({error}); save it as one.") from None
+    if not rows:
+        raise ValueError(f"{source} is empty; a header line and rows are wanted.")
+    head, *lines = rows
+    if twice := [name for name in dict.fromkeys(head) if head.count(name) > 1]:
+        raise ValueError(f"{source} names more than one column {', '.join(map(repr, twice))}; name each but once.")
     if target is not None and target not in head:
         raise ValueError(f"--target {target!r} is not a column of {source}: it has {', '.join(head)}.")
     column = len(head) - 1 if target is None else head.index(target)
@@ -132,6 +140,8 @@ def _read(source: str, target: str | None) -> tuple[np.ndarray, np.ndarray, list
     if not lines or ragged is not None:
         where = "no rows" if not lines else f"another number of fields in line {ragged} than in the header"
         raise ValueError(f"{source} has {where}.")
+    if len(head) == 1:
+        raise ValueError(f"{source} has no column but the target, {head[0]}: nothing to predict it from.")
     y = _column([row[column] for row in lines])
     names = [name for i, name in enumerate(head) if i != column]
     columns: list[Any] = [_column([row[i] for row in lines]) for i in range(len(head)) if i != column]

@@ -16,9 +16,11 @@ def run(out: pathlib.Path | None, quick: bool = False) -> int:
 
     out: the folder of the pictures, made where it is missing; ./tour if None.
     quick: fewer steps, no pictures, and the examiner sees the small models only.
-    Returns 0 when every verification passed, 1 otherwise.
+    Returns 0 when every verification passed, 1 otherwise. Errors: OSError, at once, where out can be no folder.
     """
-    page = Page(quick=quick)
+    page, out = Page(quick=quick), pathlib.Path("tour") if out is None else out
+    if not quick:
+        out.mkdir(parents=True, exist_ok=True)  # now, and not after the fits, where it cannot be
     print(
         "fundl tour: the lecture on real data, every gradient written by hand and held against autodiff\n"
         f"jax {jax.__version__} on {jax.default_backend()}, {jnp.zeros(()).dtype}; "
@@ -32,7 +34,7 @@ def run(out: pathlib.Path | None, quick: bool = False) -> int:
         _classification.softmax_regression_on_digits(page)
         _networks.chain_rule(page)
         _networks.perceptron_on_digits(page)
-        _close(page, pathlib.Path("tour") if out is None else out)
+        _close(page, out)
     return 1 if page.failed else 0
 
 
@@ -61,7 +63,6 @@ def _draw(page: Page, out: pathlib.Path) -> None:
         print("\nNo pictures, since matplotlib is missing: python -m pip install 'fundl[plot]' brings it.")
         return
     page.progress("drawing the pictures")
-    out.mkdir(parents=True, exist_ok=True)
     print("\nPictures")
     for file, draw, arguments in page.pictures:
         draw(out / file, **arguments)

@@ -100,7 +100,7 @@ def train_test_split(n: int, *, test: float = 0.25, seed: int = 0) -> tuple[np.n
     """Row numbers for training and for testing: a random split of 0, ..., n - 1, the same wherever it is run.
 
     test is the fraction held out. Both parts are sorted, disjoint, and together all rows.
-    Errors: ValueError where one part would be empty.
+    Errors: ValueError where one part would be empty, or seed is negative.
 
     >>> train, test = train_test_split(8)
     >>> train.tolist(), test.tolist()
@@ -109,6 +109,8 @@ def train_test_split(n: int, *, test: float = 0.25, seed: int = 0) -> tuple[np.n
     held_out = round(n * test) if 0 < test < 1 else 0
     if not 0 < held_out < n:
         raise ValueError(f"test must leave rows on both sides, 0 < test < 1; got test={test} of n={n} rows.")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more; got seed={seed}.")
     # NumPy promises the raw bits of a bit generator for all versions, and not the permutations drawn from them.
     order = np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")
     return np.sort(order[held_out:]), np.sort(order[:held_out])

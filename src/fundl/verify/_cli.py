@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from fundl.verify._report import Failure, Report
 from fundl.verify._rules import Options, check_custom_vjp, check_rule
 
 __all__ = ["check_cases", "parse_shapes", "run"]
+
+_ANY = (Exception, SystemExit)  # all that a user's code may raise, but for the interrupt of who runs it
 
 Case = tuple[str, Callable[..., Any], Callable[..., Any] | None, Sequence[Any], dict[str, Any]]
 
@@ -35,7 +38,7 @@ def run(targets: list[str], *, json: bool = False, shapes: str | None = None, qu
     a tuple, a list of such tuples, or a function that returns either), else from the first usual shapes that the
     function accepts; options of the check (`Options`) from a dict `name_options`. A module alone means all its pairs.
     json prints one JSON object, quiet the failing reports and the count alone. What cannot be found or called is
-    said on standard error, and the rest is checked.
+    said on standard error and among the `problems` of the JSON object, and the rest is checked.
 
     >>> run(["jax.nn:relu"], shapes="(4,3)", quiet=True)  # doctest: +ELLIPSIS
     1 of 1 rules right, ...
@@ -46,22 +49,26 @@ def run(targets: list[str], *, json: bool = False, shapes: str | None = None, qu
     for target in targets:
         try:
             cases += _cases(target, shapes, problems)
-        except Exception as error:  # a module may fail in any way when it is imported
+        except _ANY as error:  # a module may fail in any way when it is imported
             problems.append(_problem(target, error))
-    for problem in problems:
-        print(f"fundl verify: {problem}", file=sys.stderr)
-    code = check_cases(cases, json=json, quiet=quiet, jobs=None) if cases else 0
-    return 2 if problems else code
+    return check_cases(cases, json=json, quiet=quiet, jobs=None, problems=problems)
 
 
-def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = False, jobs: int | None = 1) -> int:
+def check_cases(
+    cases: Iterable[Case],
+    *,
+    json: bool = False,
+    quiet: bool = False,
+    jobs: int | None = 1,
+    problems: Sequence[str] = (),
+) -> int:
     """Check (label, f, backward, args, options) one by one; a backward of None means f's own custom rule.
 
     Prints progress, each failing report, a table, and the notes on rules that pass; with json one JSON object instead,
     with quiet the failing reports and the count alone. jobs threads work at once, with None one for each core up to
     four; what a `with` block sets in jax does not reach other threads, so more than one is for programs without such.
-    Returns 0, 1 where a rule is wrong, or 2 where a function or its options cannot be used, which is said on standard
-    error too.
+    problems: sentences on what could not be made a case. Returns 0, 1 where a rule is wrong, or 2 where there is a
+    problem, no case, or a function or options that cannot be used; this is said on standard error too.
 
     >>> import jax.numpy as jnp
     >>> cases = [("sine", jnp.sin, lambda dy, x: dy * jnp.cos(x), (jnp.ones(3),), {})]
@@ -69,7 +76,11 @@ def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = Fals
     1 of 1 rules right, ...
     0
     """
-    cases = list(cases)
+    cases, problems = list(cases), list(problems)
+    if not (cases or problems):
+        problems = ["there is no rule to check, so nothing was examined."]
+    for problem in problems:
+        print(f"fundl verify: {problem}", file=sys.stderr)
     start, reports = time.perf_counter(), []
     jobs = min(4, os.cpu_count() or 1) if jobs is None else jobs
     show_progress = sys.stderr.isatty() and not quiet
@@ -84,13 +95,14 @@ def check_cases(cases: Iterable[Case], *, json: bool = False, quiet: bool = Fals
     seconds = time.perf_counter() - start
     if json:
         rows = [json_module.loads(r.to_json()) for r in reports]
-        print(json_module.dumps({"ok": all(reports), "seconds": round(seconds, 2), "reports": rows}))
-    else:
+        ok = all(reports) and not problems
+        print(json_module.dumps({"ok": ok, "seconds": round(seconds, 2), "reports": rows, "problems": problems}))
+    elif cases:
         print(_table(reports, seconds, quiet))
     unusable = [r for r in reports if _unusable(r)]
     for r in unusable:
         print(f"fundl verify: {r.name} {r.failures[0].message}; {r.failures[0].seen_at}", file=sys.stderr)
-    return 2 if unusable else 0 if all(reports) else 1
+    return 2 if problems or unusable else 0 if all(reports) else 1
 
 
 def _report(case: Case) -> Report:
@@ -99,7 +111,7 @@ def _report(case: Case) -> Report:
         report = (
             check_custom_vjp(f, *args, **options) if backward is None else check_rule(f, backward, *args, **options)
         )
-    except Exception as error:  # the function itself failed at these inputs: one bad case must not hide the rest
+    except _ANY as error:  # the function itself failed at these inputs: one bad case must not hide the rest
         report, text = Report(label), f"raises {type(error).__name__}: {error}"
         report.failures.append(Failure("the function", "raises", text, seen_at=f"called with {_types(args)}"))
     report.name = label
@@ -118,7 +130,7 @@ def _types(args: Sequence[Any]) -> str:
     return ", ".join(str(jax.tree.map(shown, arg)).replace("'", "") for arg in args)
 
 
-def _problem(target: str, error: Exception) -> str:
+def _problem(target: str, error: BaseException) -> str:
     """What is wrong with a target: an error's own words where they say which, or else with its type."""
     told = isinstance(error, (ImportError, AttributeError, ValueError)) and target.partition(":")[0] in str(error)
     return str(error) if told else f"{target}: {type(error).__name__}: {error}"
@@ -136,7 +148,9 @@ def parse_shapes(text: str) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     out: list[Any] = []
     rest = text.strip()
-    pattern = re.compile(r"(int(?P<top>\d+)|pos|prob|bool)?\((?P<shape>[\d,\s]*)\)|(?P<number>[-+]?[\d.]+(e[-+]?\d+)?)")
+    kinds = r"(?P<kind>int(?P<top>[1-9]\d*)|pos|prob|bool)?\((?P<shape>[\d,\s]*)\)"
+    number = r"(?P<number>[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)"
+    pattern = re.compile(rf"({kinds}|{number})\s*(,\s*|$)")
     while rest:
         match = pattern.match(rest)
         if match is None:
@@ -144,13 +158,12 @@ def parse_shapes(text: str) -> tuple[Any, ...]:
                 f"cannot read the shapes from {rest!r} on; write float arrays as (8,3), integers 0 to 4 as int5(8), "
                 "positive ones as pos(8), numbers as they are, with commas between"
             )
-        rest = rest[match.end() :].lstrip().removeprefix(",").lstrip()
-        number = match["number"]
-        if number is not None:
-            out.append(float(number) if re.search(r"[.e]", number) else int(number))
+        rest = rest[match.end() :]
+        if (value := match["number"]) is not None:
+            out.append(float(value) if re.search(r"[.e]", value) else int(value))
             continue
         shape = tuple(int(s) for s in match["shape"].replace(" ", "").split(",") if s)
-        kind = match[1] or ""
+        kind = match["kind"]
         if match["top"]:
             out.append(jnp.asarray(rng.integers(0, int(match["top"]), shape), jnp.int32))
         elif kind == "bool":
@@ -165,6 +178,9 @@ def parse_shapes(text: str) -> tuple[Any, ...]:
 def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
     """The cases of a target; of a module those that can be had, and why the others cannot."""
     module_name, _, name = target.partition(":")
+    if module_name.endswith(".py") or "/" in module_name or os.sep in module_name:
+        stem, rest = Path(module_name).stem, f":{name}" if name else ""
+        raise ValueError(f"{target} is a path; name the module as in import, from its folder: {stem}{rest}.")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: the user's own file in the current folder
     module = importlib.import_module(module_name)
@@ -177,7 +193,7 @@ def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
         for n in names:
             try:
                 cases += _cases(f"{module_name}:{n}", shapes, problems)
-            except Exception as error:  # its examples may fail in any way too
+            except _ANY as error:  # its examples may fail in any way too
                 problems.append(_problem(f"{module_name}:{n}", error))
         return cases
     f = getattr(module, name, None)
@@ -195,6 +211,8 @@ def _cases(target: str, shapes: str | None, problems: list[str]) -> list[Case]:
     elif examples is not None:
         examples = examples() if callable(examples) else examples
         inputs = list(examples) if isinstance(examples, list) else [examples]
+        if not inputs:
+            raise ValueError(f"{name}_examples of {target} is empty, so nothing can be checked: put arguments in it.")
         if not all(isinstance(args, (tuple, list)) for args in inputs):
             raise ValueError(f"{name}_examples of {target} must be the arguments as a tuple, or a list of such tuples.")
     else:
@@ -227,29 +245,33 @@ def _usual_inputs(target: str, f: Callable[..., Any], backward: Callable[..., An
     parameters = inspect.signature(f).parameters.values()
     count = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
     usual = ("(5,3)", "(3,4)", "(3,)", "(4,)", "(5,)", "()", "int3(5)")
-    raised = ""
+    name = target.partition(":")[2]
+    raised = at_fault = ""
     for shapes in itertools.product(usual, repeat=count) if count <= 4 else ():
         args = parse_shapes(", ".join(shapes))
-        if "(" + "5,3)" not in shapes and "(5,)" not in shapes:
+        if "(5,3)" not in shapes and "(5,)" not in shapes:
             continue
         try:
             with jax.numpy_rank_promotion("raise" if backward is None else "allow"):
                 out = jax.eval_shape(f, *args)
-                if backward is not None:
-                    grads = jax.eval_shape(backward, out, *args)
-                    floats = [a for a in args if jnp.issubdtype(a.dtype, jnp.floating)]
-                    flat = [g for g in jax.tree.leaves(grads) if g.dtype != jax.dtypes.float0]
-                    if [g.shape for g in flat] != [a.shape for a in floats]:
-                        continue
         except (TypeError, ValueError, IndexError, AssertionError):
             continue
-        except Exception as error:  # f refuses these shapes in a way of its own, or cannot run at all
+        except _ANY as error:  # f refuses these shapes in a way of its own, or cannot run at all
             raised = f" (it raises {type(error).__name__}: {error})"
             continue
-        return args
-    name = target.partition(":")[2]
+        if backward is None:
+            return args
+        try:
+            grads = jax.eval_shape(backward, out, *args)
+            found = [g.shape for g in jax.tree.leaves(grads) if g.dtype != jax.dtypes.float0]
+            if found == [a.shape for a in args if jnp.issubdtype(a.dtype, jnp.floating)]:
+                return args
+            does = f"returns gradients of shapes {', '.join(map(str, found))}"
+        except _ANY as error:
+            does = f"raises {type(error).__name__}: {error}"
+        at_fault = at_fault or f"{target} takes {', '.join(shapes)}, where {name}_backward {does}; if others are meant"
     raise ValueError(
-        f"no usual shapes fit {target}{raised}; give them with --shapes '(8,3),(3,),int5(8)' or put "
+        f"{at_fault or f'no usual shapes fit {target}{raised};'} give them with --shapes '(8,3),(3,),int5(8)' or put "
         f"{name}_examples = (arguments...) beside it."
     )
 

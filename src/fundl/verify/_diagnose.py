@@ -234,6 +234,8 @@ def _region(evidence: Evidence, leaf: int, kind: str, a: int, b: int, where: lis
         k for k in kinds if any(w in k for w in ("saturated", "about", "spread", "scaled by 1e+", "by 1000", " at "))
     ]
     tiny = [k for k in kinds if "scaled by 1e-" in k]
+    if kind == "not finite" and not zeros and set(kinds) & set(_ORDINARY[:2]):
+        return "region", "NaN or infinite at ordinary inputs"
     if kind == "not finite" and not zeros and (big or not tiny):
         return "overflow", "overflows at large inputs: no shift by the largest entry, or a product that is too large"
     if zeros:

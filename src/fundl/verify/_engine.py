@@ -26,9 +26,10 @@ _QUICK = {
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 
-# XLA makes many convolutions, each with a kernel of its own, one in groups, whose time grows with their square: what
-# holds one is run point after point.
-_CONVOLUTION = "conv_general_dilated"
+# What holds one of these is run point after point, since together their time grows with the square of the points: XLA
+# makes many convolutions, each with a kernel of its own, one in groups, and Pallas, where it interprets a kernel, goes
+# through the blocks of all points one by one and copies all of them each time.
+_ONE_BY_ONE = ("conv_general_dilated", "pallas_call")
 
 
 @functools.cache
@@ -81,7 +82,7 @@ class Engine:
         self.shapes = [np.shape(leaves[i]) for i in self.outputs]
         self.inside: Any = None  # the coarsest dtype that f casts to when called in float64
         self.own_dtypes_only = False  # f takes no float64 where its arguments are narrower
-        self.traced = self.calls_back = self.convolves = False  # jax can trace f; what f holds
+        self.traced = self.calls_back = self.one_by_one = False  # jax can trace f; what f holds
         self.cuts: list[tuple[float, float]] = []  # constants of f that may have been cut to few digits
         self._shake: Shake | None = None
 
@@ -100,7 +101,7 @@ class Engine:
                     continue
                 self.traced, self.own_dtypes_only = True, structs is own
                 self.inside, self.calls_back = coarsest(jaxpr), holds(jaxpr, "pure_callback")
-                self.cuts, self.convolves = cuts(jaxpr, self.eps), holds(jaxpr, _CONVOLUTION)
+                self.cuts, self.one_by_one = cuts(jaxpr, self.eps), holds(jaxpr, *_ONE_BY_ONE)
                 return
 
     @property
@@ -234,7 +235,7 @@ class Engine:
             return [xp.asarray(v).astype(flat.dtype) for v in self.values(full)]
 
         def each(function: Callable[[Any], Any], over: Any) -> Any:
-            return jax.lax.map(function, over) if self.convolves else jax.vmap(function)(over)
+            return jax.lax.map(function, over) if self.one_by_one else jax.vmap(function)(over)
 
         def slope(pair: tuple[Any, Any]) -> Any:
             i, h = pair
@@ -255,7 +256,7 @@ class Engine:
             return [np.reshape(np.stack(v), steps.shape) for v in zip(*rows, strict=True)]
         together = max(1, min(entries.size, 200_000 // max(1, flat.size)))
         pairs = (entries, jnp.ravel(steps))
-        if self.convolves or together == entries.size:
+        if self.one_by_one or together == entries.size:
             out = each(slope, pairs)
         else:
             out = jax.lax.map(slope, pairs, batch_size=together)
@@ -302,7 +303,7 @@ class Engine:
         first = part if chunk > 1 else [[s[0] for s in group] for group in part]
         traced = jax.jit(jax.vmap(compute) if chunk > 1 else compute).trace(*first)
         # Without optimisation a convolution runs eight times as long.
-        slow = holds(traced.jaxpr.jaxpr, _CONVOLUTION)
+        slow = holds(traced.jaxpr.jaxpr, *_ONE_BY_ONE)
         if slow and chunk > 1:
             traced = jax.jit(lambda *groups: jax.lax.map(lambda one: compute(*one), groups)).trace(*first)
         return traced.lower().compile(compiler_options={} if slow else quick_compile())
