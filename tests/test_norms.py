@@ -85,6 +85,16 @@ def test_l2_at_the_ends_of_the_range(dtype: type) -> None:
         laws.assert_near(auto, [0.6, -0.8])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_norm_of_leaves_that_are_constants_of_the_program(dtype: type) -> None:
+    """Which XLA multiplies beforehand, in an order of its own."""
+    info = np.finfo(dtype)
+    sizes = np.array([0, info.tiny, 4 * info.tiny, info.tiny**0.5 / 64, 3, info.max / 4], dtype)
+    leaves = [{"a": np.full(2, v), "b": np.zeros(1, dtype)} for v in sizes]
+    found = jax.jit(lambda: jnp.stack([norms.l2_of_leaves(tree) for tree in leaves]))()
+    np.testing.assert_allclose(found, np.sqrt(2) * sizes.astype(np.longdouble), rtol=4 * info.eps)
+
+
 @pytest.mark.parametrize(
     ("x", "direction"),
     [([4e-38, 0], [1, 0]), ([np.inf, 1], [1, 0]), ([-np.inf, np.inf], [-(0.5**0.5), 0.5**0.5]), ([3e38, 0], [1, 0])],

@@ -133,18 +133,16 @@ def l2_of_leaves(tree: Any) -> Array:
     """
     leaves = _check.floats(**{f"leaf {i}": v for i, v in enumerate(jax.tree.leaves(tree))})
 
-    def squared(scale: Array) -> Array:
-        return sum((jnp.sum((scale * v) ** 2) for v in leaves), jnp.zeros_like(scale))
-
     def scaled() -> Array:
         scale = jnp.where(s < 1, one * 2.0**k, one * 2.0**-k)
-        S = squared(scale)
+        # The maximum changes nothing, but without it XLA squares scale and v each alone where both are constants.
+        S = sum((jnp.sum(jnp.maximum(scale * v, info.min) ** 2) for v in leaves), jnp.zeros_like(scale))
         zero = S == 0  # sqrt has an infinite derivative at 0, so 0 never reaches it
         return jnp.where(zero, jnp.zeros_like(S), jnp.sqrt(jnp.where(zero, one, S)) / scale)
 
     one = jnp.ones((), _check.compute_dtype(*leaves))
     info = jnp.finfo(one.dtype)
-    k, s = 9 * info.maxexp // 16, squared(one)
+    k, s = 9 * info.maxexp // 16, sum((jnp.sum(v**2) for v in leaves), jnp.zeros_like(one))
     told = (s > info.tiny / info.eps**2) & (s <= info.max)  # in a smaller sum, squares that underflow might count
     # Under vmap both are computed, and differentiated.
     return jax.lax.cond(told, lambda: jnp.sqrt(jnp.where(told, s, one)), scaled)
