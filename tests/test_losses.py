@@ -156,6 +156,38 @@ def test_sum_and_weight_of_half_precision_counts_in_float32() -> None:
     assert (float(total), float(weight)) == (3000.0, 3000.0)
 
 
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy"])
+def test_second_derivatives_of_confident_probabilities(name: str) -> None:
+    """y / p^2, and for two classes in one (1 - y) / (1 - p)^2 as well, where 1 / p^2 is beyond the range of float32."""
+    p, y = np.array([1e-37, 1e-30, 1e-20, 0.25, 0.75, 1.0], np.float32), np.array([0, 0, 0, 0.25, 1, 1], np.float32)
+    f, f_backward = getattr(losses, name), getattr(losses, f"{name}_backward")
+
+    def value(p: Any, y: Any) -> Any:
+        return f(p[None], y[None])
+
+    def hand(p: Any, y: Any) -> Any:
+        return f_backward(jnp.ones(()), p[None], y[None])[0][0]
+
+    def found(p: Any, y: Any) -> Any:
+        if name == "cross_entropy":  # a one-hot row: beside the class of label y one that is certain
+            p, y = jnp.stack([p, jnp.ones_like(p)]), jnp.stack([y, jnp.ones_like(y)])
+        twice = jax.hessian(value)(p, y), jax.jacrev(jax.jacrev(value))(p, y), jax.jacfwd(hand)(p, y)
+        once = jax.jacfwd(value, 1)(p, y), jax.jacrev(jax.jacrev(value, 1))(p, y)
+        return [H[0, 0] if H.ndim else H for H in twice], [D.ravel()[0] for D in once]
+
+    p64, y64 = p.astype(np.float64), y.astype(np.float64)
+    second, slope, mixed = y64 / p64**2, -np.log(p64), -1 / p64
+    if name == "binary_cross_entropy":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            second += np.where(y64 == 1, 0, (1 - y64) / (1 - p64) ** 2)
+            slope, mixed = slope + np.log1p(-p64), mixed - 1 / (1 - p64)
+    twice, (in_y, in_both) = jax.jit(jax.vmap(found))(p, y)
+    for H in twice:
+        np.testing.assert_allclose(H, second, rtol=1e-6)
+    np.testing.assert_allclose(in_y[:-1], slope[:-1], rtol=1e-6)
+    np.testing.assert_allclose(in_both[:-1], mixed[:-1], rtol=1e-6)
+
+
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
 

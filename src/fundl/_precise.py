@@ -1,6 +1,8 @@
 """The one numerics policy: products at full precision, accumulated in at least float32, on any mesh."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +14,8 @@ from fundl._types import Array, ArrayLike
 __all__ = [
     "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "in_one_loop", "inner", "inverse_cholesky",
     "inverse_of_lower", "is_positive", "log1p", "matmul", "namespace", "product_with_log", "product_with_minus_abs",
-    "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_sigmoid",
-    "times_sigmoid_slope", "within_unit_interval", "zero_and_one",
+    "quotient", "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_log",
+    "times_sigmoid", "times_sigmoid_slope", "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -243,6 +245,38 @@ def product_with_minus_abs(t: Array, m: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (t, m), (dt, dm) = primals, tangents
     return product_with_minus_abs(t, m), dt * jnp.maximum(m, jnp.finfo(m.dtype).min) + t * dm
+
+
+@jax.custom_jvp
+def times_log(t: Array, x: Array) -> Array:
+    """t log x for x that is not 0, with the derivatives of `quotient` in x."""
+    return t * jnp.log(x)
+
+
+@partial(times_log.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    t, x = primals
+    return times_log(t, x), _moved(t, tangents, lambda dt: times_log(dt, x), lambda dx: quotient(t, x) * dx)
+
+
+@jax.custom_jvp
+def quotient(t: Array, x: Array) -> Array:
+    """t / x and, where t is 0, 0 with all derivatives in x; where 1 / x^2 leaves the range autodiff has 0 inf."""
+    return t / jnp.where(t == 0, jnp.ones_like(x), x)
+
+
+@partial(quotient.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    t, x = primals
+    q = quotient(t, x)
+    return q, _moved(t, tangents, lambda dt: dt / x, lambda dx: -quotient(q, x) * dx)
+
+
+def _moved(like: Array, tangents: tuple[Any, ...], *maps: Callable[[Array], Array]) -> Array:
+    """The sum of what each map makes of its tangent; of those that are no tangents nothing is made: 0 inf is NaN."""
+    given = zip(maps, tangents, strict=True)
+    parts = [f(d) for f, d in given if not isinstance(d, jax.custom_derivatives.SymbolicZero)]
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(like)
 
 
 def sum_of_others(t: Array, e: Array, axis: int = -1) -> Array:

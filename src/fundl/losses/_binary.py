@@ -14,6 +14,8 @@ from fundl._precise import (
     log1p,
     product_with_log,
     product_with_minus_abs,
+    quotient,
+    times_log,
     within_unit_interval,
     zero_and_one,
 )
@@ -41,8 +43,8 @@ def binary_cross_entropy(
     rarer, r = _rarer(q)
     u = jnp.where(rarer, t, 1 - t)  # the label of r
     # 0 log 0 = 0: where the factor is 0 the logarithm's argument is replaced, or its derivative would be 0 / 0.
-    log_r = jnp.log(jnp.where((r == 0) & (u == 0), jnp.ones_like(r), r))
-    L = -(u * log_r + jnp.where(rarer, 1 - t, t) * log1p(-r))
+    u_log_r = times_log(u, jnp.where((r == 0) & (u == 0), jnp.ones_like(r), r))
+    L = -(u_log_r + jnp.where(rarer, 1 - t, t) * log1p(-r))
     return reduce(_per_example(in_one_loop(L)), w, reduction)
 
 
@@ -59,7 +61,9 @@ def binary_cross_entropy_backward(
     given, (q, t, w) = _inputs("p", p, y, weights, fill=0.5, backward=True)
     dL = rows(reduce_backward(dJ, w, reduction, q.shape[:1], q.dtype), q)
     # L = -y log p - (1 - y) log(1 - p); for y = 0 and 1 only one term is there, also where p is 0 or 1
-    slope = jnp.where(t == 0, 1 / (1 - q), jnp.where(t == 1, -1 / q, (q - t) / q / (1 - q)))
+    up, down, one = t == 0, t == 1, jnp.ones_like(q)
+    above = jnp.where(up, one, jnp.where(down, -one, q - t))
+    slope = quotient(quotient(above, jnp.where(up, one, q)), jnp.where(down, one, 1 - q))
     return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * -_log_odds(q)))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_shifted, product_with_log, shifted, sum_of_others
+from fundl._precise import exp_shifted, product_with_log, shifted, sum_of_others, times_log
 from fundl._types import Array, ArrayLike
 from fundl.losses._reduction import gradients, inside, label, leave_out, reduce, reduce_backward, rows
 
@@ -31,8 +31,8 @@ def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = Non
         # A class out of range has the slope of all classes, or no gradient would carry the NaN.
         picked = _Classes(t.y, t.onehot | jnp.isnan(rows(valid, q))).pick(q)
         return reduce(-jnp.log(picked) * valid, w, reduction)
-    log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
-    return reduce(-jnp.sum(t * log_p, axis=-1) * valid, w, reduction)
+    t_log_p = times_log(t, jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
+    return reduce(-jnp.sum(t_log_p, axis=-1) * valid, w, reduction)
 
 
 def cross_entropy_backward(
