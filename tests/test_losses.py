@@ -102,6 +102,50 @@ def test_the_derivative_in_a_weight_of_0_is_the_loss_of_its_example(row: Row) ->
     assert np.isfinite(found[1])
 
 
+FAR_RESIDUALS = [1e10, -3e37, np.nan, np.inf, 1e18, 1e30]
+FAR_LOGITS = [1e10, -3e37, np.nan, np.inf, -np.inf, np.inf]
+FAR_PAIRS = [[1e37, 0], [-np.inf, 0], [np.inf, -1e37], [0, np.inf], [np.nan, 0], [-np.inf, -np.inf]]
+FAR_PROBABILITIES = [[1e-8, 1], [0, 1], [1 - 6e-8, 1e-30], [1, 0], [np.nan, 1], [np.nan, np.inf]]
+FAR = [
+    ("l1", FAR_RESIDUALS, [0.0] * 6),
+    ("mse", FAR_RESIDUALS, [0.0] * 6),
+    ("huber", FAR_RESIDUALS, [0.0] * 6),
+    ("binary_cross_entropy", [1e-8, 1, 0, 0, 1e-30, np.nan], [1.0, 1, 0, 1, 1, 0.5]),
+    ("binary_cross_entropy_with_logits", FAR_LOGITS, [0.5, 0, 0, 1, 0, 0]),
+    ("focal_with_logits", FAR_LOGITS, [0.5, 0, 0, 1, 0, 0]),
+    ("cross_entropy", FAR_PROBABILITIES, [0, 1, 1, 0, 0, 0]),
+    ("cross_entropy", FAR_PROBABILITIES, [[1.0, 0], [0, 1], [0.5, 0.5], [1, 0], [0.5, np.nan], [1, 0]]),
+    ("cross_entropy_with_logits", FAR_PAIRS, [1, 1, 0, 0, 0, 0]),
+    ("cross_entropy_with_logits", FAR_PAIRS, [[0.5, 0.5], [0, 1], [1, 0], [1, 0], [np.nan, 0.5], [1, 0]]),
+]
+
+
+@pytest.mark.parametrize(("name", "x", "y"), FAR)
+def test_an_example_of_weight_0_far_out(name: str, x: Any, y: Any) -> None:
+    """The derivative in its weight is its loss where that is finite; all others are 0, also where theirs would not be.
+
+    Of the losses that overflow, or that float32 clips at the end of its range, it is some number.
+    """
+    x = jnp.asarray(np.array(x), jnp.float32)
+    y = jnp.asarray(np.array(y), jnp.float32) if np.array(y).dtype.kind == "f" else jnp.array(y)
+    f = functools.partial(getattr(losses, name), reduction="sum")
+    backward = functools.partial(getattr(losses, f"{name}_backward"), 1.0, reduction="sum")
+
+    @jax.jit
+    def found(x: Any, w: Any) -> Any:
+        each = jax.vmap(lambda x, y: getattr(losses, name)(x[None], y[None]))(x, y)
+        in_w, in_x = jax.grad(lambda w, x: f(x, y, weights=w), (0, 1))(w, x)
+        return each, in_w, in_x, jax.hessian(lambda x: f(x, y, weights=w))(x), backward(x, y, weights=w)
+
+    each, in_w, *derivatives = found(x, jnp.zeros(len(x)))
+    assert np.isfinite(in_w).all()
+    finite = np.isfinite(each)
+    assert finite.sum() >= 2
+    np.testing.assert_allclose(in_w[finite], each[finite], rtol=1e-6)
+    for d in jax.tree.leaves(derivatives):
+        assert not np.asarray(d).any()
+
+
 @plain
 def test_all_weights_0_give_0(row: Row) -> None:
     inputs = laws.draw(row)

@@ -20,7 +20,7 @@ from fundl._precise import (
     zero_and_one,
 )
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import gradients, inside, label, leave_out, reduce, reduce_backward, rows
+from fundl.losses._reduction import gradients, inside, label, leave_out, possible, reduce, reduce_backward, rows, within
 
 
 def binary_cross_entropy(
@@ -259,7 +259,10 @@ def _inputs(
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
     if backward:
         v, t = apart(v, t)
-    v, t = leave_out(w, fill, v, inside if name == "p" else _check.ordinary), leave_out(w, 0, t, label)
+    t = leave_out(w, 0, t, label)
+    usable, put = (inside, lambda p, _: possible(p, t)) if name == "p" else (_check.ordinary, within)
+    # Of a derivative by hand 0 times its row is left.
+    v = leave_out(w, fill if backward else put, v, usable)
     _check.unit_interval("y", t, "labels 0, 1 or between")
     t = within_unit_interval(t, *(zero_and_one(t) if backward else (0, 1)))
     if name == "p":
