@@ -46,6 +46,16 @@ def test_an_axis_that_is_not_there(name: str, axis: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_axes_of_numpy_and_bad_ones(name: str) -> None:
+    f, f_backward = pair(name)
+    assert (f(X, np.int64(1)) == f(X, axis=1)).all()
+    assert (f_backward(np.ones(4), X, (np.int32(0), 1)) == f_backward(np.ones(4), X, axis=(0, 1))).all()
+    for axis, words in (((0, 0), "twice"), ((0, -3), "twice"), (True, "got True"), ((np.bool_(1),), "whole number")):
+        assert words in laws.refusal(lambda: f(X, axis=axis))  # noqa: B023
+        assert words in laws.refusal(lambda: f_backward(1.0, X, axis=axis))  # noqa: B023
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_scalars_and_empty_vectors(name: str) -> None:
     f, f_backward = pair(name)
     assert float(f(-3.0)) == (9 if name == "squared_l2" else 3)

@@ -16,12 +16,6 @@ import numpy as np
 
 from fundl._types import Array, ArrayLike
 
-__all__ = [
-    "array", "choice", "concrete", "count", "examples", "flag", "floats", "labels", "nonnegative", "number", "on_host",
-    "option", "ordinary", "penalty", "per_example_weights", "random_key", "readable", "regression", "same_shape",
-    "seen", "whole", "within_integers",
-]  # fmt: skip
-
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -229,12 +223,17 @@ def whole(name: str, x: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {x!r}.")
 
 
-def count(x: Any) -> int:
-    """A positive whole number that may be a length; 0 for all else, True and 2.0 among it."""
+def index(x: Any) -> int | None:
+    """A whole number; None for all else, True and 2.0 among it."""
     try:
-        return 0 if isinstance(x, bool) else max(0, operator.index(x))
+        return None if isinstance(x, bool) or getattr(x, "dtype", None) == np.bool_ else operator.index(x)
     except TypeError:
-        return 0
+        return None
+
+
+def count(x: Any) -> int:
+    """A positive whole number that may be a length; 0 for all else."""
+    return max(0, index(x) or 0)
 
 
 def random_key(name: str, x: Any) -> None:

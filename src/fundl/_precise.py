@@ -15,7 +15,7 @@ __all__ = [
     "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "in_one_loop", "inner", "inverse_cholesky",
     "inverse_of_lower", "is_positive", "log1p", "matmul", "namespace", "product_with_log", "product_with_minus_abs",
     "quotient", "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_log",
-    "times_sigmoid", "times_sigmoid_slope", "within_unit_interval", "zero_and_one",
+    "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -107,38 +107,6 @@ def sigmoid(v: Array) -> Array:
     """1 / (1 + exp(-v)) from e = exp(-abs(v)), as 1 / (1 + e) or e / (1 + e): nothing overflows, no digit cancels."""
     e = exp_minus_abs(v)
     return jnp.where(v > 0, jnp.ones_like(e), e) / (1 + e)
-
-
-@jax.custom_jvp
-def times_sigmoid(a: Array, v: Array) -> Array:
-    """a sigma(v) = a / (1 + exp(-v)), also where sigma(v) is too small to be held but the product is not.
-
-    0 where v is below -log(largest number) - 32, as long as a is above -1e10.
-    """
-    k, e = _denominator(v)
-    return a / (k + e) * k
-
-
-@times_sigmoid.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (a, v), (da, dv) = primals, tangents
-    largest = jnp.finfo(v.dtype).max  # inf sigma(-inf) is 0
-    return times_sigmoid(a, v), times_sigmoid(da + jnp.minimum(a, largest) * sigmoid(-v) * dv, v)
-
-
-def times_sigmoid_slope(a: Array, v: Array) -> Array:
-    """sigma(v) (1 + a sigma(-v)) with a of at most 1e10: the derivative of x sigma(v) in x where a = x dv/dx."""
-    k, e = _denominator(v)
-    r = 1 / (k + e)
-    return (r * (1 + a * (e * r))) * k
-
-
-def _denominator(v: Array) -> tuple[Array, Array]:
-    """k and k exp(-v), finite: k is 1, or exp(-64) where exp(-v) might overflow."""
-    v = jnp.maximum(v, -math.log(jnp.finfo(v.dtype).max) - 32)
-    far = v < -32
-    k = jnp.where(far, jnp.full_like(v, math.exp(-64)), jnp.ones_like(v))
-    return k, jnp.exp(-jnp.where(far, v + 64, v))  # v + 64 is exact there
 
 
 def softplus(v: Array) -> Array:

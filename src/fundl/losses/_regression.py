@@ -78,8 +78,8 @@ def mse_backward(
 def huber(
     y_hat: ArrayLike,
     y: ArrayLike,
-    *,
     delta: ArrayLike = 1.0,
+    *,
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Array:
@@ -105,8 +105,8 @@ def huber_backward(
     dJ: ArrayLike,
     y_hat: ArrayLike,
     y: ArrayLike,
-    *,
     delta: ArrayLike = 1.0,
+    *,
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Any:
