@@ -273,7 +273,7 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     backward = _backward(chain, params, values, y, J, options)
 
     # A zero added to each value and to each use of a parameter: autodiff's gradient of that zero is the row's.
-    def nudged(dv: list[Array | None], d_own: list[tuple[Array, ...]]) -> Array:
+    def nudged(dv: list[Any], d_own: list[tuple[Array, ...]]) -> Array:
         v = values[0] if dv[0] is None else values[0] + dv[0]
         for s, nudge, own in zip(chain.steps, dv[1:], d_own, strict=True):
             v = s.forward(v, *(p + d for p, d in zip(_own(params, s), own, strict=True))) + nudge
@@ -292,9 +292,7 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
         if auto_v[i] is not None:
             rows.append(_row(f"v{i}", s, values[i], dv, auto_v[i], scale, passed))
         own = _own(params, s)
-        inputs = _largest(values[i]).astype(
-            scale.dtype
-        )  # a parameter's gradient adds up products with the operation's input
+        inputs = _largest(values[i]).astype(scale.dtype)  # parameters' gradients add up products with them
         for key, p, g, auto in zip(s.keys, own, d_own, auto_own[i] if own else (), strict=True):
             rows.append(_row(str(key), s, p, g, auto, scale * jnp.maximum(1, inputs), passed))
         scale = _largest(dv)

@@ -58,7 +58,7 @@ def leave_out(
     return jnp.where((rows(w, x) == 0) & ~usable(x), constant, x)
 
 
-def within(x: Array, most: ArrayLike) -> Array:
+def within(x: Array, most: Array | float) -> Array:
     """The number nearest to x in [-most, most], and 0 for NaN."""
     return jnp.clip(jnp.where(jnp.isnan(x), jnp.zeros_like(x), x), -most, most)
 
