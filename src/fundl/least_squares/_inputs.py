@@ -39,8 +39,9 @@ def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, 
     if weights is not None:
         w = as_array("weights", weights)
         # A look through numpy compiles nothing; what it finds is said by the check that all fits share.
-        if not (w.shape == X.shape[:1] and _check.on_host(w) and _good(np.asarray(w))):
-            _check.per_example_weights(w, X.shape[:1], held(X.dtype))
+        plain = w.shape == X.shape[:1] and _check.on_host(w) and _good(np.asarray(w), np.finfo(X.dtype))
+        if isinstance(weights, list | tuple) or not plain:
+            _check.per_example_weights(weights, X.shape[:1], held(X.dtype))
         weights = np.asarray(w, X.dtype) if _check.on_host(w) else w.astype(held(X.dtype))
     return X, y, weights
 
@@ -102,5 +103,5 @@ def to_device(tree: Tree, dtype: Any) -> Tree:
         return on_device(jax.tree.map(lambda v: np.array(v, SHORT.get(v.dtype.kind, dtype)), tree))
 
 
-def _good(w: np.ndarray) -> bool:
-    return bool(((w >= 0) & np.isfinite(w)).all())
+def _good(w: np.ndarray, range_of: Any) -> bool:
+    return bool(((w == 0) | ((w >= range_of.tiny) & (w <= range_of.max))).all())

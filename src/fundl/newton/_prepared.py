@@ -74,8 +74,11 @@ def plain(X: Any, y: Any, weights: Any, k: int | None) -> tuple[N, N, N | None] 
         s = _on_host(weights)
         if s is None or s.shape != y.shape or not np.all(np.isfinite(s) & (s >= 0)):
             return None
-        s = s.astype(dtype, copy=False).astype(np.float64, copy=False)
         keep = s > 0
+        least, most = np.finfo(dtype).tiny, np.finfo(dtype).max
+        if s.dtype.kind == "f" and np.any((s > most) | (keep & (s < least))):  # the check that all fits share names it
+            return None
+        s = s.astype(dtype, copy=False).astype(np.float64, copy=False)
         if not keep.all():
             X, y, s = X[keep], y[keep], s[keep]
         if np.all(s == 1):
