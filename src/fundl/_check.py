@@ -270,13 +270,14 @@ def per_example_weights(weights: ArrayLike | None, n_shape: tuple[int, ...], dty
     # As they are given: w may be rounded already, to infinity or 0.
     given: Any = weights if isinstance(weights, np.ndarray | jax.Array) else np.asarray(weights) if concrete(w) else w
     refuse_where(lambda v: ~((v >= 0) & (v < np.inf)), "weights", given, "must be finite and not negative")
+    w = w.astype(dtype)
     if not concrete(given):
-        return jnp.where((w >= 0) & (w < jnp.inf), w.astype(dtype), jnp.full_like(w, jnp.nan, dtype))
+        return jnp.where((w >= 0) & (w < jnp.inf), w, jnp.full_like(w, jnp.nan))
     if given.dtype.itemsize > jnp.dtype(dtype).itemsize and given.dtype.kind == "f":
         least, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
         why = f"must be 0 or within the range of {jnp.dtype(dtype)}, which the data have: scale them all by one factor"
         refuse_where(lambda v: (v > most) | ((v > 0) & (v < least)), "weights", given, why)
-    return w.astype(dtype)
+    return w
 
 
 def ordinary(x: Array) -> Array:
