@@ -136,6 +136,7 @@ def focal_with_logits(
     The paper's alpha for one target is `weights=jnp.where(y == 1, alpha, 1 - alpha)` with `reduction="sum"`.
     Edges: an infinite logit gives 0 with the matching label and inf otherwise.
     Derivative: q^gamma [(p - y) + gamma (1 - 2 y) p (1 - p) / q L_0], with the binary cross-entropy L_0; no kink.
+    Second derivatives in z are right for labels 0 and 1; those that involve y may be NaN where q is nearly 0.
     Errors: ValueError for shapes that differ, for y outside [0, 1] (NaN where traced), empty arrays, bad weights, and
     gamma that is negative or not finite.
 
