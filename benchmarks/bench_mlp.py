@@ -60,7 +60,7 @@ def _ordered(optimizer: Any, params: mlp.Params, data: Any, steps: int) -> Any:
 def jax_loop(step: Callable[..., Any], state: Any, X: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     """What a user of a JAX library writes: a jitted step with donated state, called from a Python loop."""
     X, y = jnp.asarray(X), jnp.asarray(y)
-    order = descent._permutation(jax.random.key(0), 0, len(X))
+    order = descent._batches.permutation(jax.random.key(0), 0, len(X))
     batches = np.asarray(order)[: len(X) // BATCH * BATCH].reshape(-1, BATCH)
 
     def epoch() -> Any:
@@ -128,7 +128,7 @@ def with_equinox(params: mlp.Params, X: np.ndarray, y: np.ndarray) -> Callable[[
 def with_torch(params: mlp.Params, X: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     import torch
 
-    order = np.asarray(descent._permutation(jax.random.key(0), 0, len(X)))
+    order = np.asarray(descent._batches.permutation(jax.random.key(0), 0, len(X)))
     batches = torch.from_numpy(order[: len(X) // BATCH * BATCH].reshape(-1, BATCH).astype(np.int64))
     inputs, labels = torch.from_numpy(X), torch.from_numpy(y.astype(np.int64))
 

@@ -15,6 +15,7 @@ import numpy as np
 import oracles as o
 from catalogue import Edge, Row
 
+POSITIONAL_OPTIONS = {"axis", "approximate", "delta"}  # as NumPy, jax.nn and optax take them
 EXACT_DIGITS = 60  # of the oracle at ordinary points
 
 
@@ -158,14 +159,14 @@ def pair_fits(row: Row, dtype: Any) -> None:
 
 
 def signatures_match(row: Row) -> None:
-    """The cotangent, then the forward's inputs in order, then the same keyword-only options with the same defaults."""
+    """The cotangent, then the forward's inputs in order, then the same options with the same defaults."""
     forward = list(inspect.signature(row.forward).parameters.values())
     cotangent, *backward = inspect.signature(row.backward).parameters.values()
     assert cotangent.name.startswith("d"), f"the cotangent is called {cotangent.name}"
     assert [(p.name, p.kind, p.default) for p in backward] == [(p.name, p.kind, p.default) for p in forward]
     for p in forward:
-        required = p.default is inspect.Parameter.empty
-        kind = p.POSITIONAL_OR_KEYWORD if required else p.KEYWORD_ONLY
+        positional = p.default is inspect.Parameter.empty or p.name in POSITIONAL_OPTIONS
+        kind = p.POSITIONAL_OR_KEYWORD if positional else p.KEYWORD_ONLY
         assert p.kind == kind, f"{p.name}: data are positional, options keyword-only"
 
 

@@ -84,6 +84,8 @@ def test_axis(name: str) -> None:
         laws.assert_near(y if name == "logsumexp" else np.moveaxis(y, axis, -1), moved)
         laws.assert_near(np.moveaxis(back, axis, -1), of_moved)
     assert laws.refusal(lambda: f(z, axis=3)) == "axis=3 does not exist: z has shape (2, 3, 4)."
+    assert "axis must be one whole number; got True" in laws.refusal(lambda: f(z, axis=True))
+    assert (f(z, np.int64(1)) == f(z, axis=1)).all()
     assert "z must have at least one axis" in laws.refusal(lambda: f(1.0))
     assert "z is empty: shape (2, 0)" in laws.refusal(lambda: f(np.zeros((2, 0))))
 
@@ -148,8 +150,33 @@ def test_softmax_backward_of_many_cotangents_in_float32():
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "x"), [("silu", [-80, -40, -33, -31, -3, 0.5, 40]), ("gelu", [-8, -6.9, -6.5, -1, 7])]
+)
+def test_third_derivatives_far_out(name: str, x: list[float]) -> None:
+    """In float32, where the third power of 1 + exp(-x) leaves the range; of the value and of the backward."""
+    f, f_backward = getattr(activations, name), getattr(activations, f"{name}_backward")
+
+    @jax.jit
+    @jax.vmap
+    def thrice(x: Any) -> Any:
+        grad = jax.grad
+        return grad(grad(grad(f)))(x), grad(grad(lambda x: f_backward(jnp.ones_like(x), x)))(x)
+
+    with oracles.mp.workdps(60):
+        exact = getattr(oracles, name)
+        given = np.array(x, np.float32).astype(float)
+        want = [float(oracles.mp.diff(exact, oracles.mp.mpf(v), 3, h=oracles.mp.mpf(10) ** -12)) for v in given]
+    for found in thrice(given.astype(np.float32)):
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
 def test_a_leaky_relu_without_slope_is_relu_at_minus_infinity():
     x = jnp.array([-jnp.inf, -1.0, 0.0, 2.0, jnp.inf])
     for leaky in (activations.leaky_relu, jax.jit(activations.leaky_relu)):
         np.testing.assert_array_equal(leaky(x, negative_slope=0.0), activations.relu(x))
         np.testing.assert_array_equal(leaky(x, negative_slope=0.5), [-np.inf, -0.5, 0.0, 2.0, np.inf])
+    finite = jnp.array([-3.0, 0.0, 2.0, jnp.inf])
+    for slope in (0.0, 0.5):
+        in_slope = jax.jacrev(lambda s: activations.leaky_relu(finite, negative_slope=s))(slope)
+        np.testing.assert_array_equal(in_slope, [-3.0, 0.0, 0.0, 0.0])

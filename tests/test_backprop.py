@@ -174,6 +174,16 @@ def test_what_has_no_backward_is_refused_with_the_fix():
         )
 
 
+@pytest.mark.parametrize("dtype", [int, bool])
+def test_ledger_of_an_X_of_integers(dtype):
+    net = backprop.chain(backprop.linear("W", "b"), loss="mse")
+    params, X, y = {"W": jnp.ones((2, 1)), "b": jnp.zeros(1)}, jnp.array([[1, 0], [1, 1]]), jnp.array([[1], [3]])
+    book = backprop.ledger(net, params, X.astype(dtype), y)
+    assert book.ok
+    assert [row.name for row in book.rows] == ["v1", "W", "b"]
+    assert book.rows[1].by_autodiff.tolist() == [[-1.0], [-1.0]]
+
+
 def test_ledger_of_a_right_chain_is_right_under_jit_in_both_precisions():
     for dtype in ("float32", "float64"):
         net = _chain(4, "gelu", "cross_entropy_with_logits")

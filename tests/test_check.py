@@ -1,5 +1,6 @@
 """Refusals themselves: which dtype arrays are given, what is looked at when, and what the messages say."""
 
+import functools
 from typing import Any
 
 import jax
@@ -157,14 +158,38 @@ def test_examples() -> None:
     assert "X is empty: shape (0, 2)" in laws.refusal(lambda: _check.examples(X=jnp.zeros((0, 2)), y=jnp.zeros(0)))
 
 
-def test_concrete_values_are_refused_and_traced_ones_pass() -> None:
+def test_concrete_weights_are_refused_and_traced_ones_are_nan() -> None:
     def f(w: Any) -> Any:
         return _check.per_example_weights(w, (2,), jnp.dtype("float64"))
 
     words = laws.refusal(lambda: f([1.0, -1.0]))
     assert words == "weights must be finite and not negative; got a bad value at index 1: -1.0."
-    assert jax.jit(f)(jnp.array([1.0, -1.0])).tolist() == [1, -1]
-    assert jax.vmap(f)(jnp.array([[1.0, -1.0]])).tolist() == [[1, -1]]
+    for bad in (-1.0, np.nan, np.inf):  # which then poisons its own example
+        assert np.isnan(jax.jit(f)(jnp.array([1.0, bad]))).tolist() == [False, True]
+    assert np.isnan(jax.vmap(f)(jnp.array([[1.0, -1.0]]))).tolist() == [[False, True]]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("bad", [1e300, 1e-300])
+def test_weights_beyond_the_range_of_the_data_are_named(bad: float, x64: bool) -> None:
+    x, y = X.astype(np.float32), Y.astype(np.float32)
+    w = np.array([0.0, bad, 0.0, bad])
+    with jax.enable_x64(x64):
+        if bad < 1:  # beside others such a weight is none
+            some = [losses.mse(y, 2 * y, weights=np.add(w, [0, 0, 1, v])) for v in (0, bad)]
+            assert some[0] == some[1] == y[2] ** 2
+        for call in (
+            lambda w: losses.mse(y, y, weights=w),
+            lambda w: losses.linear_cross_entropy(x, x.T, None, Y, weights=w),
+            lambda w: logistic_regression.fit(x, Y, weights=w),
+            lambda w: softmax_regression.fit(x, Y, weights=w),
+            lambda w: jax.eval_shape(lambda x: linear_regression.fit(x, y, weights=np.asarray(w)), x),
+        ):
+            for given in (w, w.tolist(), jnp.asarray(w)) if x64 else (w, w.tolist()):
+                words = laws.refusal(functools.partial(call, given))
+                assert words.startswith("weights must be within the range of float32, which the data have: scale")
+                assert words.endswith(f"got a bad value at index 1: {bad}.")
 
 
 def test_a_constant_inside_a_trace_is_still_concrete() -> None:

@@ -138,6 +138,24 @@ def test_parameters_that_an_update_takes_out_of_their_range_stay():
     assert result.params.tolist() == [6e4, 6e4]
 
 
+def test_an_update_that_is_rejected_enters_no_memory():
+    def loss(t):
+        return jnp.sum(t**2)
+
+    optimizer = optax.chain(optax.scale(1e308), optax.trace(0.9))
+    result = descent.minimize(loss, jnp.ones(2), optimizer=optimizer, steps=3)
+    assert result.status == Status.non_finite
+    assert int(result.state.step) == 0
+    assert [v.tolist() for v in jax.tree.leaves(result.state.opt_state)] == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("tol", [None, 1e-3])
+def test_a_flat_loss_has_gradient_0(tol):
+    result = descent.minimize(lambda t: jnp.sum(jnp.round(t)), ZERO, optimizer=0.1, steps=2, tol=tol)
+    assert result.status == (Status.max_steps if tol is None else Status.converged)
+    assert not result.gradient_norms.any()
+
+
 @pytest.mark.parametrize("tol", [None, 1e-9])
 @pytest.mark.parametrize("slope", [jnp.nan, jnp.inf])
 def test_the_history_ends_with_the_loss_at_which_the_descent_stopped(slope, tol):
@@ -351,6 +369,33 @@ def test_refusals():
 def test_refused_options(options, words):
     with pytest.raises((TypeError, ValueError)) as error:
         descent.minimize(bowl, ZERO, **{"optimizer": 0.1, "steps": 3, **options})
+    assert words in str(error.value)
+
+
+def test_a_state_of_another_optimiser_is_refused():
+    sgd, momentum = optax.sgd(0.1), optax.sgd(0.1, momentum=0.9)
+    state = descent.minimize(bowl, ZERO, optimizer=momentum, steps=1).state
+    for optimizer in (0.1, sgd, optax.adam(0.1)):
+        with pytest.raises(ValueError, match="state was made by another optimizer: it remembers"):
+            descent.minimize(bowl, None, optimizer=optimizer, steps=1, state=state)
+    plain = descent.minimize(bowl, ZERO, optimizer=0.1, steps=1).state
+    with pytest.raises(ValueError, match="it remembers nothing, and optimizer needs"):
+        descent.minimize(bowl, None, optimizer=momentum, steps=1, state=plain)
+    assert int(descent.minimize(bowl, None, optimizer=momentum, steps=1, state=state).state.step) == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "params", "optimizer", "words"),
+    [
+        (lambda t: 0.0, {}, 0.1, "params must hold at least one array to minimise over; got {}."),
+        (bowl, ZERO, optax.MultiSteps(optax.sgd(0.1), 2), "optax.MultiSteps(...).gradient_transformation()"),
+        (lambda t: t[:1], ZERO, 0.1, "loss must return a scalar; it returned shape (1,). Take the mean"),
+        (lambda t: (t @ t, t), ZERO, 0.1, "loss must return a scalar; it returned a tuple. Return the loss alone."),
+    ],
+)
+def test_what_cannot_be_minimised_is_named(loss, params, optimizer, words):
+    with pytest.raises((TypeError, ValueError)) as error:
+        descent.minimize(loss, params, optimizer=optimizer, steps=1)
     assert words in str(error.value)
 
 

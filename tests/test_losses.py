@@ -102,6 +102,50 @@ def test_the_derivative_in_a_weight_of_0_is_the_loss_of_its_example(row: Row) ->
     assert np.isfinite(found[1])
 
 
+FAR_RESIDUALS = [1e10, -3e37, np.nan, np.inf, 1e18, 1e30]
+FAR_LOGITS = [1e10, -3e37, np.nan, np.inf, -np.inf, np.inf]
+FAR_PAIRS = [[1e37, 0], [-np.inf, 0], [np.inf, -1e37], [0, np.inf], [np.nan, 0], [-np.inf, -np.inf]]
+FAR_PROBABILITIES = [[1e-8, 1], [0, 1], [1 - 6e-8, 1e-30], [1, 0], [np.nan, 1], [np.nan, np.inf]]
+FAR = [
+    ("l1", FAR_RESIDUALS, [0.0] * 6),
+    ("mse", FAR_RESIDUALS, [0.0] * 6),
+    ("huber", FAR_RESIDUALS, [0.0] * 6),
+    ("binary_cross_entropy", [1e-8, 1, 0, 0, 1e-30, np.nan], [1.0, 1, 0, 1, 1, 0.5]),
+    ("binary_cross_entropy_with_logits", FAR_LOGITS, [0.5, 0, 0, 1, 0, 0]),
+    ("focal_with_logits", FAR_LOGITS, [0.5, 0, 0, 1, 0, 0]),
+    ("cross_entropy", FAR_PROBABILITIES, [0, 1, 1, 0, 0, 0]),
+    ("cross_entropy", FAR_PROBABILITIES, [[1.0, 0], [0, 1], [0.5, 0.5], [1, 0], [0.5, np.nan], [1, 0]]),
+    ("cross_entropy_with_logits", FAR_PAIRS, [1, 1, 0, 0, 0, 0]),
+    ("cross_entropy_with_logits", FAR_PAIRS, [[0.5, 0.5], [0, 1], [1, 0], [1, 0], [np.nan, 0.5], [1, 0]]),
+]
+
+
+@pytest.mark.parametrize(("name", "x", "y"), FAR)
+def test_an_example_of_weight_0_far_out(name: str, x: Any, y: Any) -> None:
+    """The derivative in its weight is its loss where that is finite; all others are 0, also where theirs would not be.
+
+    Of the losses that overflow, or that float32 clips at the end of its range, it is some number.
+    """
+    x = jnp.asarray(np.array(x), jnp.float32)
+    y = jnp.asarray(np.array(y), jnp.float32) if np.array(y).dtype.kind == "f" else jnp.array(y)
+    f = functools.partial(getattr(losses, name), reduction="sum")
+    backward = functools.partial(getattr(losses, f"{name}_backward"), 1.0, reduction="sum")
+
+    @jax.jit
+    def found(x: Any, w: Any) -> Any:
+        each = jax.vmap(lambda x, y: getattr(losses, name)(x[None], y[None]))(x, y)
+        in_w, in_x = jax.grad(lambda w, x: f(x, y, weights=w), (0, 1))(w, x)
+        return each, in_w, in_x, jax.hessian(lambda x: f(x, y, weights=w))(x), backward(x, y, weights=w)
+
+    each, in_w, *derivatives = found(x, jnp.zeros(len(x)))
+    assert np.isfinite(in_w).all()
+    finite = np.isfinite(each)
+    assert finite.sum() >= 2
+    np.testing.assert_allclose(in_w[finite], each[finite], rtol=1e-6)
+    for d in jax.tree.leaves(derivatives):
+        assert not np.asarray(d).any()
+
+
 @plain
 def test_all_weights_0_give_0(row: Row) -> None:
     inputs = laws.draw(row)
@@ -154,6 +198,38 @@ def test_sum_and_weight_of_half_precision_counts_in_float32() -> None:
     ones = jnp.ones(3000, jnp.bfloat16)
     total, weight = losses.sum_and_weight(losses.l1, ones, 0 * ones, weights=ones)
     assert (float(total), float(weight)) == (3000.0, 3000.0)
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy"])
+def test_second_derivatives_of_confident_probabilities(name: str) -> None:
+    """y / p^2, and for two classes in one (1 - y) / (1 - p)^2 as well, where 1 / p^2 is beyond the range of float32."""
+    p, y = np.array([1e-37, 1e-30, 1e-20, 0.25, 0.75, 1.0], np.float32), np.array([0, 0, 0, 0.25, 1, 1], np.float32)
+    f, f_backward = getattr(losses, name), getattr(losses, f"{name}_backward")
+
+    def value(p: Any, y: Any) -> Any:
+        return f(p[None], y[None])
+
+    def hand(p: Any, y: Any) -> Any:
+        return f_backward(jnp.ones(()), p[None], y[None])[0][0]
+
+    def found(p: Any, y: Any) -> Any:
+        if name == "cross_entropy":  # a one-hot row: beside the class of label y one that is certain
+            p, y = jnp.stack([p, jnp.ones_like(p)]), jnp.stack([y, jnp.ones_like(y)])
+        twice = jax.hessian(value)(p, y), jax.jacrev(jax.jacrev(value))(p, y), jax.jacfwd(hand)(p, y)
+        once = jax.jacfwd(value, 1)(p, y), jax.jacrev(jax.jacrev(value, 1))(p, y)
+        return [H[0, 0] if H.ndim else H for H in twice], [D.ravel()[0] for D in once]
+
+    p64, y64 = p.astype(np.float64), y.astype(np.float64)
+    second, slope, mixed = y64 / p64**2, -np.log(p64), -1 / p64
+    if name == "binary_cross_entropy":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            second += np.where(y64 == 1, 0, (1 - y64) / (1 - p64) ** 2)
+            slope, mixed = slope + np.log1p(-p64), mixed - 1 / (1 - p64)
+    twice, (in_y, in_both) = jax.jit(jax.vmap(found))(p, y)
+    for H in twice:
+        np.testing.assert_allclose(H, second, rtol=1e-6)
+    np.testing.assert_allclose(in_y[:-1], slope[:-1], rtol=1e-6)
+    np.testing.assert_allclose(in_both[:-1], mixed[:-1], rtol=1e-6)
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------------

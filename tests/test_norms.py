@@ -46,6 +46,16 @@ def test_an_axis_that_is_not_there(name: str, axis: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_axes_of_numpy_and_bad_ones(name: str) -> None:
+    f, f_backward = pair(name)
+    assert (f(X, np.int64(1)) == f(X, axis=1)).all()
+    assert (f_backward(np.ones(4), X, (np.int32(0), 1)) == f_backward(np.ones(4), X, axis=(0, 1))).all()
+    for axis, words in (((0, 0), "twice"), ((0, -3), "twice"), (True, "got True"), ((np.bool_(1),), "whole number")):
+        assert words in laws.refusal(lambda: f(X, axis=axis))  # noqa: B023
+        assert words in laws.refusal(lambda: f_backward(1.0, X, axis=axis))  # noqa: B023
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_scalars_and_empty_vectors(name: str) -> None:
     f, f_backward = pair(name)
     assert float(f(-3.0)) == (9 if name == "squared_l2" else 3)
@@ -83,6 +93,16 @@ def test_l2_at_the_ends_of_the_range(dtype: type) -> None:
         assert float(y) == 5 * float(scale)
         laws.assert_near(hand, [0.6, -0.8])
         laws.assert_near(auto, [0.6, -0.8])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_norm_of_leaves_that_are_constants_of_the_program(dtype: type) -> None:
+    """Which XLA multiplies beforehand, in an order of its own."""
+    info = np.finfo(dtype)
+    sizes = np.array([0, info.tiny, 4 * info.tiny, info.tiny**0.5 / 64, 3, info.max / 4], dtype)
+    leaves = [{"a": np.full(2, v), "b": np.zeros(1, dtype)} for v in sizes]
+    found = jax.jit(lambda: jnp.stack([norms.l2_of_leaves(tree) for tree in leaves]))()
+    np.testing.assert_allclose(found, np.sqrt(2) * sizes.astype(np.longdouble), rtol=4 * info.eps)
 
 
 @pytest.mark.parametrize(

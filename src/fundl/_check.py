@@ -16,12 +16,6 @@ import numpy as np
 
 from fundl._types import Array, ArrayLike
 
-__all__ = [
-    "array", "choice", "concrete", "count", "examples", "flag", "floats", "labels", "nonnegative", "number", "on_host",
-    "option", "ordinary", "penalty", "per_example_weights", "random_key", "readable", "regression", "same_shape",
-    "seen", "whole", "within_integers",
-]  # fmt: skip
-
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -34,7 +28,8 @@ def array(name: str, x: ArrayLike) -> Array:
         raise TypeError(f"{name} must hold real numbers; got {_describe(x)}. Give an array.")
     x = readable(name, x)
     try:
-        x = jnp.asarray(x)
+        with np.errstate(over="ignore"):  # where infinities are not wanted they are refused
+            x = jnp.asarray(x)
     except OverflowError as error:
         raise TypeError(f"{name} holds an integer that jax's integers do not; give floats.") from error
     except (TypeError, ValueError) as error:
@@ -229,12 +224,17 @@ def whole(name: str, x: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {x!r}.")
 
 
-def count(x: Any) -> int:
-    """A positive whole number that may be a length; 0 for all else, True and 2.0 among it."""
+def index(x: Any) -> int | None:
+    """A whole number; None for all else, True and 2.0 among it."""
     try:
-        return 0 if isinstance(x, bool) else max(0, operator.index(x))
+        return None if isinstance(x, bool) or getattr(x, "dtype", None) == np.bool_ else operator.index(x)
     except TypeError:
-        return 0
+        return None
+
+
+def count(x: Any) -> int:
+    """A positive whole number that may be a length; 0 for all else."""
+    return max(0, index(x) or 0)
 
 
 def random_key(name: str, x: Any) -> None:
@@ -261,22 +261,28 @@ def choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
 
 
 def per_example_weights(weights: ArrayLike | None, n_shape: tuple[int, ...], dtype: Any) -> Array | None:
-    """The weights as an array of shape (n,), refused when negative or NaN and concrete; None stays None."""
+    """The weights as an array of shape (n,), refused when negative or NaN and concrete, NaN when traced; None stays."""
     if weights is None:
         return None
     w = array("weights", weights)
     if w.shape != n_shape:
         raise ValueError(f"weights must have one entry for each example, shape {n_shape}; got {w.shape}.")
-    refuse_where(lambda v: ~((v >= 0) & (v < np.inf)), "weights", w, "must be finite and not negative")
-    return w.astype(dtype)
+    # As they are given: w may be rounded already, to infinity or 0.
+    given: Any = weights if isinstance(weights, np.ndarray | jax.Array) else np.asarray(weights) if concrete(w) else w
+    refuse_where(lambda v: ~((v >= 0) & (v < np.inf)), "weights", given, "must be finite and not negative")
+    w = w.astype(dtype)
+    if not concrete(given):
+        return jnp.where((w >= 0) & (w < jnp.inf), w, jnp.full_like(w, jnp.nan))
+    if given.dtype.itemsize > jnp.dtype(dtype).itemsize and given.dtype.kind == "f" and given.size:
+        least, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+        why = f"must be within the range of {jnp.dtype(dtype)}, which the data have: scale them all by one factor"
+        # One that vanishes beside others is no loss; all may not.
+        refuse_where(lambda v: (v > most) | ((v > 0) & (v.max() < least)), "weights", given, why)
+    return w
 
 
 def ordinary(x: Array) -> Array:
-    """True for the numbers whose products and squares are finite, so that 0 times what is made of them is 0.
-
-    What is not of that kind leaves the examples of weight 0. The rest stays: the derivative of a weighted sum of losses
-    in a weight is the loss of that example, also where the weight is 0.
-    """
+    """True for the numbers whose products and squares are finite, so that 0 times what is made of them is 0."""
     return jnp.abs(x) < min(2.0 ** (jnp.finfo(compute_dtype(x)).maxexp // 4), float(jnp.finfo(x.dtype).max))
 
 
@@ -298,11 +304,7 @@ def without_left_out(X: ArrayLike, weights: ArrayLike | None) -> Array:
 
 
 def labels(name: str, y: Array, num_classes: int, weights: Array | None = None) -> Array:
-    """Integer class labels (n,) in 0..num_classes-1; examples of weight 0 may hold anything.
-
-    Raises TypeError for a wrong dtype and ValueError for a concrete label out of range (also for -1, which
-    would otherwise borrow the last class).
-    """
+    """Integer class labels (n,) in 0..num_classes-1, not -1, the last in NumPy; those of weight 0 may hold anything."""
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
             f"{name} of shape {y.shape} holds class labels and must be integers; got {y.dtype}. "

@@ -1,6 +1,8 @@
 """The one numerics policy: products at full precision, accumulated in at least float32, on any mesh."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +14,8 @@ from fundl._types import Array, ArrayLike
 __all__ = [
     "accumulated_in", "apart", "exp_minus_abs", "exp_shifted", "in_one_loop", "inner", "inverse_cholesky",
     "inverse_of_lower", "is_positive", "log1p", "matmul", "namespace", "product_with_log", "product_with_minus_abs",
-    "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_sigmoid",
-    "times_sigmoid_slope", "within_unit_interval", "zero_and_one",
+    "quotient", "rows_dot", "safe_divide", "shifted", "sigmoid", "softplus", "sum_of_others", "times_log",
+    "within_unit_interval", "zero_and_one",
 ]  # fmt: skip
 
 # Without it a float32 product runs in TF32 or bfloat16 passes on accelerators; float32 shall mean float32.
@@ -105,38 +107,6 @@ def sigmoid(v: Array) -> Array:
     """1 / (1 + exp(-v)) from e = exp(-abs(v)), as 1 / (1 + e) or e / (1 + e): nothing overflows, no digit cancels."""
     e = exp_minus_abs(v)
     return jnp.where(v > 0, jnp.ones_like(e), e) / (1 + e)
-
-
-@jax.custom_jvp
-def times_sigmoid(a: Array, v: Array) -> Array:
-    """a sigma(v) = a / (1 + exp(-v)), also where sigma(v) is too small to be held but the product is not.
-
-    0 where v is below -log(largest number) - 32, as long as a is above -1e10.
-    """
-    k, e = _denominator(v)
-    return a / (k + e) * k
-
-
-@times_sigmoid.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (a, v), (da, dv) = primals, tangents
-    largest = jnp.finfo(v.dtype).max  # inf sigma(-inf) is 0
-    return times_sigmoid(a, v), times_sigmoid(da + jnp.minimum(a, largest) * sigmoid(-v) * dv, v)
-
-
-def times_sigmoid_slope(a: Array, v: Array) -> Array:
-    """sigma(v) (1 + a sigma(-v)) with a of at most 1e10: the derivative of x sigma(v) in x where a = x dv/dx."""
-    k, e = _denominator(v)
-    r = 1 / (k + e)
-    return (r * (1 + a * (e * r))) * k
-
-
-def _denominator(v: Array) -> tuple[Array, Array]:
-    """k and k exp(-v), finite: k is 1, or exp(-64) where exp(-v) might overflow."""
-    v = jnp.maximum(v, -math.log(jnp.finfo(v.dtype).max) - 32)
-    far = v < -32
-    k = jnp.where(far, jnp.full_like(v, math.exp(-64)), jnp.ones_like(v))
-    return k, jnp.exp(-jnp.where(far, v + 64, v))  # v + 64 is exact there
 
 
 def softplus(v: Array) -> Array:
@@ -243,6 +213,38 @@ def product_with_minus_abs(t: Array, m: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (t, m), (dt, dm) = primals, tangents
     return product_with_minus_abs(t, m), dt * jnp.maximum(m, jnp.finfo(m.dtype).min) + t * dm
+
+
+@jax.custom_jvp
+def times_log(t: Array, x: Array) -> Array:
+    """t log x for x that is not 0, with the derivatives of `quotient` in x."""
+    return t * jnp.log(x)
+
+
+@partial(times_log.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    t, x = primals
+    return times_log(t, x), _moved(t, tangents, lambda dt: times_log(dt, x), lambda dx: quotient(t, x) * dx)
+
+
+@jax.custom_jvp
+def quotient(t: Array, x: Array) -> Array:
+    """t / x and, where t is 0, 0 with all derivatives in x; where 1 / x^2 leaves the range autodiff has 0 inf."""
+    return t / jnp.where(t == 0, jnp.ones_like(x), x)
+
+
+@partial(quotient.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    t, x = primals
+    q = quotient(t, x)
+    return q, _moved(t, tangents, lambda dt: dt / x, lambda dx: -quotient(q, x) * dx)
+
+
+def _moved(like: Array, tangents: tuple[Any, ...], *maps: Callable[[Array], Array]) -> Array:
+    """The sum of what each map makes of its tangent; of those that are no tangents nothing is made: 0 inf is NaN."""
+    given = zip(maps, tangents, strict=True)
+    parts = [f(d) for f, d in given if not isinstance(d, jax.custom_derivatives.SymbolicZero)]
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(like)
 
 
 def sum_of_others(t: Array, e: Array, axis: int = -1) -> Array:

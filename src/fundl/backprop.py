@@ -258,8 +258,8 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
 
     Works under jit: jax.jit(ledger, static_argnums=0). `options` are those of the loss. A row is exact when both
     gradients are equal to the last bit, and else judged as `fundl.verify.judge` does, entry by entry, where a step
-    adds one term of rounding per operation passed and what it adds up may cancel. What is wrong with an operation
-    that is named, `fundl.verify.check_rule` tells of it alone.
+    adds one term of rounding per operation passed and what it adds up may cancel; an X of integers has no row. What is
+    wrong with an operation that is named, `fundl.verify.check_rule` tells of it alone.
 
     >>> net = chain(linear("W", "b"), "tanh", loss="mse")
     >>> params = {"W": jnp.array([[0.5]]), "b": jnp.array([0.1])}
@@ -273,14 +273,14 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     backward = _backward(chain, params, values, y, J, options)
 
     # A zero added to each value and to each use of a parameter: autodiff's gradient of that zero is the row's.
-    def nudged(dv: list[Array], d_own: list[tuple[Array, ...]]) -> Array:
-        v = values[0] + dv[0]
+    def nudged(dv: list[Any], d_own: list[tuple[Array, ...]]) -> Array:
+        v = values[0] if dv[0] is None else values[0] + dv[0]
         for s, nudge, own in zip(chain.steps, dv[1:], d_own, strict=True):
             v = s.forward(v, *(p + d for p, d in zip(_own(params, s), own, strict=True))) + nudge
         return chain.loss.forward(v, y, **options)
 
     zeros = (
-        [jnp.zeros_like(v) for v in values],
+        [jnp.zeros_like(v) if jnp.issubdtype(v.dtype, jnp.floating) else None for v in values],
         [tuple(jnp.zeros_like(p) for p in _own(params, s)) for s in chain.steps],
     )
     auto_v, auto_own = jax.grad(nudged, argnums=(0, 1))(*zeros)
@@ -289,9 +289,10 @@ def ledger(chain: Chain, params: Params, X: ArrayLike, y: ArrayLike, **options: 
     scale = jnp.ones((), values[-1].dtype) / values[-1].shape[0]
     for passed, (s, dv, d_own) in enumerate(backward):
         i = len(values) - 1 - passed
-        rows.append(_row(f"v{i}", s, values[i], dv, auto_v[i], scale, passed))
+        if auto_v[i] is not None:
+            rows.append(_row(f"v{i}", s, values[i], dv, auto_v[i], scale, passed))
         own = _own(params, s)
-        inputs = _largest(values[i])  # a parameter's gradient adds up products with the operation's input
+        inputs = _largest(values[i]).astype(scale.dtype)  # parameters' gradients add up products with them
         for key, p, g, auto in zip(s.keys, own, d_own, auto_own[i] if own else (), strict=True):
             rows.append(_row(str(key), s, p, g, auto, scale * jnp.maximum(1, inputs), passed))
         scale = _largest(dv)

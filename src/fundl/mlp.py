@@ -39,7 +39,7 @@ class Params:
 
 
 def init(
-    key: Array, sizes: Sequence[int], *, activation: str | Callable[..., Array] = "relu", dtype: Any = None
+    key: Array, sizes: Sequence[int], activation: str | Callable[..., Array] = "relu", *, dtype: Any = None
 ) -> Params:
     """Random parameters: W_l normal with variance gain / d (gain 2 for relu and its kin, 1 for tanh), b_l = 0.
 

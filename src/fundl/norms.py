@@ -17,7 +17,7 @@ __all__ = ["l1", "l1_backward", "l2", "l2_backward", "squared_l2", "squared_l2_b
 Axis = int | tuple[int, ...] | None
 
 
-def l1(x: ArrayLike, *, axis: Axis = None) -> Array:
+def l1(x: ArrayLike, axis: Axis = None) -> Array:
     """L1 norm: norm1(x) = sum_i abs(x_i).
 
     Shapes: x any; the axes in `axis` (all by default) are summed away.
@@ -34,7 +34,7 @@ def l1(x: ArrayLike, *, axis: Axis = None) -> Array:
     return jnp.sum(jnp.sign(x) * x, axis=_axes(x, axis))
 
 
-def l1_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
+def l1_backward(dy: ArrayLike, x: ArrayLike, axis: Axis = None) -> Array:
     """Gradient of `l1`: dx_i = dy sign(x_i).
 
     >>> print(l1_backward(1.0, [3.0, -4.0, 0.0]))
@@ -45,7 +45,7 @@ def l1_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
     return (dy * jnp.sign(v)).astype(x.dtype)
 
 
-def squared_l2(x: ArrayLike, *, axis: Axis = None) -> Array:
+def squared_l2(x: ArrayLike, axis: Axis = None) -> Array:
     """Squared L2 norm: sum_i x_i^2; differentiable everywhere, and cheap.
 
     Shapes: x any; the axes in `axis` (all by default) are summed away.
@@ -61,7 +61,7 @@ def squared_l2(x: ArrayLike, *, axis: Axis = None) -> Array:
     return jnp.sum(x * x, axis=_axes(x, axis))
 
 
-def squared_l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
+def squared_l2_backward(dy: ArrayLike, x: ArrayLike, axis: Axis = None) -> Array:
     """Gradient of `squared_l2`: dx_i = 2 x_i dy.
 
     >>> print(squared_l2_backward(1.0, [3.0, -4.0]))
@@ -72,7 +72,7 @@ def squared_l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Ar
     return (dy * 2 * v).astype(x.dtype)
 
 
-def l2(x: ArrayLike, *, axis: Axis = None) -> Array:
+def l2(x: ArrayLike, axis: Axis = None) -> Array:
     """L2 (Euclidean) norm: norm2(x) = sqrt(sum_i x_i^2), without overflow or underflow inside.
 
     Shapes: x any; the axes in `axis` (all by default) are summed away.
@@ -92,7 +92,7 @@ def l2(x: ArrayLike, *, axis: Axis = None) -> Array:
     return jnp.squeeze(_l2(x, axes), axis=axes)
 
 
-def l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
+def l2_backward(dy: ArrayLike, x: ArrayLike, axis: Axis = None) -> Array:
     """Gradient of `l2`: dx = dy x / norm2(x), and 0 at x = 0.
 
     >>> print(l2_backward(1.0, [3.0, -4.0]), l2_backward(1.0, [0.0, 0.0]))
@@ -100,7 +100,7 @@ def l2_backward(dy: ArrayLike, x: ArrayLike, *, axis: Axis = None) -> Array:
     """
     x, v, dy = _inputs(dy, x, axis)
     # y = norm2(x)
-    return (dy * _direction(v, axis)).astype(x.dtype)
+    return (dy * _direction(v, _axes(v, axis))).astype(x.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -116,7 +116,7 @@ def _(axes: tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> t
     return _l2(x, axes), jnp.sum(_direction(x, axes) * dx, axis=axes, keepdims=True)
 
 
-def _direction(x: Array, axis: Axis) -> Array:
+def _direction(x: Array, axis: tuple[int, ...]) -> Array:
     """x / norm2(x), and 0 at x = 0."""
     u, _ = _scaled(x, axis)
     s = jnp.sum(u * u, axis=axis, keepdims=True)
@@ -133,24 +133,22 @@ def l2_of_leaves(tree: Any) -> Array:
     """
     leaves = _check.floats(**{f"leaf {i}": v for i, v in enumerate(jax.tree.leaves(tree))})
 
-    def squared(scale: Array) -> Array:
-        return sum((jnp.sum((scale * v) ** 2) for v in leaves), jnp.zeros_like(scale))
-
     def scaled() -> Array:
         scale = jnp.where(s < 1, one * 2.0**k, one * 2.0**-k)
-        S = squared(scale)
+        # The maximum changes nothing, but without it XLA squares scale and v each alone where both are constants.
+        S = sum((jnp.sum(jnp.maximum(scale * v, info.min) ** 2) for v in leaves), jnp.zeros_like(scale))
         zero = S == 0  # sqrt has an infinite derivative at 0, so 0 never reaches it
         return jnp.where(zero, jnp.zeros_like(S), jnp.sqrt(jnp.where(zero, one, S)) / scale)
 
     one = jnp.ones((), _check.compute_dtype(*leaves))
     info = jnp.finfo(one.dtype)
-    k, s = 9 * info.maxexp // 16, squared(one)
+    k, s = 9 * info.maxexp // 16, sum((jnp.sum(v**2) for v in leaves), jnp.zeros_like(one))
     told = (s > info.tiny / info.eps**2) & (s <= info.max)  # in a smaller sum, squares that underflow might count
     # Under vmap both are computed, and differentiated.
     return jax.lax.cond(told, lambda: jnp.sqrt(jnp.where(told, s, one)), scaled)
 
 
-def _scaled(x: Array, axis: Axis) -> tuple[Array, Array]:
+def _scaled(x: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
     """x = u scale with the largest abs(u_i) in [1, 2); scale is a power of two, so nothing is rounded."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, jnp.ones_like(largest)))
@@ -178,10 +176,14 @@ def _inputs(dy: ArrayLike, x: ArrayLike, axis: Axis) -> tuple[Array, Array, Arra
 
 
 def _axes(x: Array, axis: Axis) -> tuple[int, ...]:
-    """The axes that are summed away, counted from 0; refuses those that x does not have."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    if not (isinstance(axes, tuple | list | range) and all(isinstance(i, int) for i in axes)):
+    """The axes that are summed away, counted from 0; refuses those that x does not have, or that are given twice."""
+    given = range(x.ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    axes = [i for i in map(_check.index, given) if i is not None]
+    if len(axes) < len(given):
         raise TypeError(f"axis must be a whole number, a tuple of them, or None for all; got {axis!r}.")
     if not all(-x.ndim <= i < x.ndim for i in axes):
         raise ValueError(f"axis={axis} does not exist: x has shape {x.shape}.")
-    return tuple(i % x.ndim for i in axes)
+    found = tuple(i % x.ndim for i in axes)
+    if len(set(found)) < len(found):
+        raise ValueError(f"axis={axis} names one axis twice: x has shape {x.shape}.")
+    return found

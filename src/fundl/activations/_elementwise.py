@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from fundl import _check, _precise
 from fundl._types import Array, ArrayLike
 from fundl.activations._inputs import backward, forward
+from fundl.activations._times_sigmoid import times_sigmoid, times_sigmoid_slope
 
 
 def identity(x: ArrayLike) -> Array:
@@ -65,7 +66,9 @@ def leaky_relu(x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:
     """
     x, v = forward(x)
     slope = _option("negative_slope", negative_slope, v)
-    return jnp.where(v <= 0, jnp.where(slope == 0, slope, slope * v), v).astype(x.dtype)  # 0 (-inf) = 0: that is relu
+    below = jnp.where(v <= 0, v, jnp.zeros_like(v))
+    finite = jnp.maximum(below, jnp.finfo(v.dtype).min)  # 0 (-inf) = 0: that is relu
+    return jnp.where(v <= 0, slope * jnp.where(slope == 0, finite, below), v).astype(x.dtype)
 
 
 def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, *, negative_slope: ArrayLike = 0.01) -> Array:
@@ -220,7 +223,7 @@ def silu(x: ArrayLike) -> Array:
     Source: Elfwing, Uchibe and Doya, arXiv 1702.03118, (5).
     """
     x, v = forward(x)
-    return _precise.times_sigmoid(jnp.maximum(v, -_SIGMOID_SATURATED), v).astype(x.dtype)
+    return times_sigmoid(jnp.maximum(v, -_SIGMOID_SATURATED), v).astype(x.dtype)
 
 
 def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
@@ -232,10 +235,10 @@ def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     x, v, dy = backward(dy, x)
     # y = x sigma(x)
     c = jnp.clip(v, -_SIGMOID_SATURATED, _SIGMOID_SATURATED)
-    return (dy * _precise.times_sigmoid_slope(c, v)).astype(x.dtype)
+    return (dy * times_sigmoid_slope(c, v)).astype(x.dtype)
 
 
-def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
+def gelu(x: ArrayLike, approximate: bool = True) -> Array:
     """Gaussian error linear unit: g(x) = x Phi(x), Phi the standard normal distribution function.
 
     approximate=True (the default, as in jax.nn) takes x sigma(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), which is
@@ -252,10 +255,10 @@ def gelu(x: ArrayLike, *, approximate: bool = True) -> Array:
     if not _check.flag("approximate", approximate):
         return (c * _normal_cdf(c)).astype(x.dtype)
     u2, _ = _gelu_argument(jnp.clip(v, -_GELU_SATURATED, _GELU_SATURATED))
-    return _precise.times_sigmoid(c, u2).astype(x.dtype)
+    return times_sigmoid(c, u2).astype(x.dtype)
 
 
-def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> Array:
+def gelu_backward(dy: ArrayLike, x: ArrayLike, approximate: bool = True) -> Array:
     """Gradient of `gelu`: dx = dy (Phi(x) + x phi(x)), or for the approximation dy (s + 2 x u' s (1 - s)).
 
     >>> print(gelu_backward([1.0, 1.0], [0.0, 1.0]))
@@ -266,7 +269,7 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: bool = True) -> A
     if _check.flag("approximate", approximate):
         # y = x s, s = sigma(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
         u2, du2 = _gelu_argument(c)
-        slope = _precise.times_sigmoid_slope(c * du2, u2)
+        slope = times_sigmoid_slope(c * du2, u2)
     else:
         # y = x Phi(x), and Phi' = phi
         slope = _normal_cdf(c) + c * (_INVERSE_SQRT_2_PI * jnp.exp(-0.5 * c * c))

@@ -7,7 +7,7 @@ from fundl._types import Array, ArrayLike
 from fundl.activations._inputs import cotangent, forward
 
 
-def softmax(z: ArrayLike, *, axis: int = -1) -> Array:
+def softmax(z: ArrayLike, axis: int = -1) -> Array:
     """Softmax: p_j = exp(z_j) / sum_l exp(z_l) along `axis`.
 
     Shapes: z any, p the same. Invariant to a shift of z, so the largest logit is subtracted first.
@@ -24,7 +24,7 @@ def softmax(z: ArrayLike, *, axis: int = -1) -> Array:
     return (e / jnp.sum(e, axis, keepdims=True)).astype(z.dtype)
 
 
-def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
+def softmax_backward(dy: ArrayLike, z: ArrayLike, axis: int = -1) -> Array:
     """Gradient of `softmax`: dz_j = p_j (dy_j - sum_l p_l dy_l).
 
     >>> print(softmax_backward([1.0, 0.0], [0.0, 0.0]))
@@ -41,7 +41,7 @@ def softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
     return (e * r * (dy - r * _precise.inner(e, dy, axis))).astype(z.dtype)
 
 
-def log_softmax(z: ArrayLike, *, axis: int = -1) -> Array:
+def log_softmax(z: ArrayLike, axis: int = -1) -> Array:
     """Logarithm of the softmax: log p_j = z_j - logsumexp(z) along `axis`.
 
     Shapes: z any, the result the same. The largest logit's own entry is -log1p(sum of the others), which keeps
@@ -56,7 +56,7 @@ def log_softmax(z: ArrayLike, *, axis: int = -1) -> Array:
     return (d - jnp.log1p(s)).astype(z.dtype)
 
 
-def log_softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
+def log_softmax_backward(dy: ArrayLike, z: ArrayLike, axis: int = -1) -> Array:
     """Gradient of `log_softmax`: dz_j = dy_j - p_j sum_l dy_l.
 
     >>> print(log_softmax_backward([1.0, 0.0], [0.0, 0.0]))
@@ -70,7 +70,7 @@ def log_softmax_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Arra
     return dz.astype(z.dtype)
 
 
-def logsumexp(z: ArrayLike, *, axis: int = -1) -> Array:
+def logsumexp(z: ArrayLike, axis: int = -1) -> Array:
     """Logarithm of a sum of exponentials: y = log sum_l exp(z_l) along `axis`, which is summed away.
 
     With m the largest logit it is m + log1p(sum over the others of exp(z_l - m)).
@@ -88,7 +88,7 @@ def logsumexp(z: ArrayLike, *, axis: int = -1) -> Array:
     return jnp.squeeze(y, axis).astype(z.dtype)
 
 
-def logsumexp_backward(dy: ArrayLike, z: ArrayLike, *, axis: int = -1) -> Array:
+def logsumexp_backward(dy: ArrayLike, z: ArrayLike, axis: int = -1) -> Array:
     """Gradient of `logsumexp`: dz_j = dy p_j with p = softmax(z).
 
     >>> print(logsumexp_backward(2.0, [0.0, 0.0]))
@@ -105,7 +105,7 @@ def _logits(z: ArrayLike, axis: int) -> tuple[Array, Array]:
     z = _check.array("z", z)
     if z.ndim == 0:
         raise ValueError("z must have at least one axis, that of the classes; got a scalar.")
-    if not isinstance(axis, int):
+    if _check.index(axis) is None:
         raise TypeError(f"axis must be one whole number; got {axis!r}.")
     if not -z.ndim <= axis < z.ndim:
         raise ValueError(f"axis={axis} does not exist: z has shape {z.shape}.")

@@ -39,10 +39,11 @@ def shaped(X: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Any, 
     if weights is not None:
         w = as_array("weights", weights)
         # A look through numpy compiles nothing; what it finds is said by the check that all fits share.
-        if not (w.shape == X.shape[:1] and _check.on_host(w) and _good(np.asarray(w))):
-            _check.per_example_weights(w, X.shape[:1], held(X.dtype))
+        host = _check.on_host(X, y, w)
+        if isinstance(weights, list | tuple) or not (host and w.shape == X.shape[:1] and _good(np.asarray(w))):
+            _check.per_example_weights(weights, X.shape[:1], held(X.dtype))
         # NumPy solves in float64, which holds weights that the dtype of X may not.
-        weights = np.asarray(w, np.float64) if _check.on_host(X, y, w) else in_dtype(X.dtype, w)[0]
+        weights = np.asarray(w, np.float64) if host else in_dtype(X.dtype, w)[0]
     return X, y, weights
 
 

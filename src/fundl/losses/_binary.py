@@ -14,11 +14,13 @@ from fundl._precise import (
     log1p,
     product_with_log,
     product_with_minus_abs,
+    quotient,
+    times_log,
     within_unit_interval,
     zero_and_one,
 )
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import gradients, inside, label, leave_out, reduce, reduce_backward, rows
+from fundl.losses._reduction import gradients, inside, label, leave_out, possible, reduce, reduce_backward, rows, within
 
 
 def binary_cross_entropy(
@@ -41,8 +43,8 @@ def binary_cross_entropy(
     rarer, r = _rarer(q)
     u = jnp.where(rarer, t, 1 - t)  # the label of r
     # 0 log 0 = 0: where the factor is 0 the logarithm's argument is replaced, or its derivative would be 0 / 0.
-    log_r = jnp.log(jnp.where((r == 0) & (u == 0), jnp.ones_like(r), r))
-    L = -(u * log_r + jnp.where(rarer, 1 - t, t) * log1p(-r))
+    u_log_r = times_log(u, jnp.where((r == 0) & (u == 0), jnp.ones_like(r), r))
+    L = -(u_log_r + jnp.where(rarer, 1 - t, t) * log1p(-r))
     return reduce(_per_example(in_one_loop(L)), w, reduction)
 
 
@@ -59,7 +61,9 @@ def binary_cross_entropy_backward(
     given, (q, t, w) = _inputs("p", p, y, weights, fill=0.5, backward=True)
     dL = rows(reduce_backward(dJ, w, reduction, q.shape[:1], q.dtype), q)
     # L = -y log p - (1 - y) log(1 - p); for y = 0 and 1 only one term is there, also where p is 0 or 1
-    slope = jnp.where(t == 0, 1 / (1 - q), jnp.where(t == 1, -1 / q, (q - t) / q / (1 - q)))
+    up, down, one = t == 0, t == 1, jnp.ones_like(q)
+    above = jnp.where(up, one, jnp.where(down, -one, q - t))
+    slope = quotient(quotient(above, jnp.where(up, one, q)), jnp.where(down, one, 1 - q))
     return gradients((given[0], lambda: dL * slope), (given[1], lambda: dL * -_log_odds(q)))
 
 
@@ -132,6 +136,7 @@ def focal_with_logits(
     The paper's alpha for one target is `weights=jnp.where(y == 1, alpha, 1 - alpha)` with `reduction="sum"`.
     Edges: an infinite logit gives 0 with the matching label and inf otherwise.
     Derivative: q^gamma [(p - y) + gamma (1 - 2 y) p (1 - p) / q L_0], with the binary cross-entropy L_0; no kink.
+    Second derivatives in z are right for labels 0 and 1; those that involve y may be NaN where q is nearly 0.
     Errors: ValueError for shapes that differ, for y outside [0, 1] (NaN where traced), empty arrays, bad weights, and
     gamma that is negative or not finite.
 
@@ -255,7 +260,10 @@ def _inputs(
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
     if backward:
         v, t = apart(v, t)
-    v, t = leave_out(w, fill, v, inside if name == "p" else _check.ordinary), leave_out(w, 0, t, label)
+    t = leave_out(w, 0, t, label)
+    usable, put = (inside, lambda p, _: possible(p, t)) if name == "p" else (_check.ordinary, within)
+    # Of a derivative by hand 0 times its row is left.
+    v = leave_out(w, fill if backward else put, v, usable)
     _check.unit_interval("y", t, "labels 0, 1 or between")
     t = within_unit_interval(t, *(zero_and_one(t) if backward else (0, 1)))
     if name == "p":

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from fundl import _check
-from fundl._precise import exp_shifted, product_with_log, shifted, sum_of_others
+from fundl._precise import exp_shifted, product_with_log, shifted, sum_of_others, times_log
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import gradients, inside, label, leave_out, reduce, reduce_backward, rows
+from fundl.losses._reduction import gradients, inside, label, leave_out, possible, reduce, reduce_backward, rows, within
 
 
 def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean") -> Array:
@@ -26,13 +26,13 @@ def cross_entropy(p: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = Non
 
     Source: Bishop, Pattern Recognition and Machine Learning, (4.108).
     """
-    _, (q, t, valid, w) = _inputs("p", p, y, weights, fill=1)
+    _, (q, t, valid, w) = _inputs("p", p, y, weights)
     if isinstance(t, _Classes):
         # A class out of range has the slope of all classes, or no gradient would carry the NaN.
         picked = _Classes(t.y, t.onehot | jnp.isnan(rows(valid, q))).pick(q)
         return reduce(-jnp.log(picked) * valid, w, reduction)
-    log_p = jnp.log(jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
-    return reduce(-jnp.sum(t * log_p, axis=-1) * valid, w, reduction)
+    t_log_p = times_log(t, jnp.where((t == 0) & (q == 0), jnp.ones_like(q), q))  # 0 log 0 = 0
+    return reduce(-jnp.sum(t_log_p, axis=-1) * valid, w, reduction)
 
 
 def cross_entropy_backward(
@@ -45,7 +45,7 @@ def cross_entropy_backward(
     >>> print(cross_entropy_backward(1.0, [[0.5, 0.5]], [0]))
     [[-2. -0.]]
     """
-    given, (q, t, valid, w) = _inputs("p", p, y, weights, fill=1)
+    given, (q, t, valid, w) = _inputs("p", p, y, weights)
     dL = reduce_backward(dJ, w, reduction, q.shape[:-1], q.dtype) * valid
     if isinstance(t, _Classes):
         # L = -log p_y; dL is NaN where y is out of range
@@ -82,7 +82,7 @@ def cross_entropy_with_logits(
     Source: Bishop, Pattern Recognition and Machine Learning, (4.108) with (4.104); label smoothing: Szegedy et al.,
     arXiv 1512.00567, section 7.
     """
-    _, (v, t, valid, w) = _inputs("z", z, y, weights, fill=0)
+    _, (v, t, valid, w) = _inputs("z", z, y, weights)
     a = _smoothing(label_smoothing, v)
     if isinstance(t, _Classes):
         d, _, others, d_y = _apart_from_label(v, t)
@@ -116,7 +116,7 @@ def cross_entropy_with_logits_backward(
     >>> print(cross_entropy_with_logits_backward(1.0, [[0.0, 0.0]], [0]))
     [[-0.5 0.5]]
     """
-    given, (v, t, valid, w) = _inputs("z", z, y, weights, fill=0)
+    given, (v, t, valid, w) = _inputs("z", z, y, weights)
     dL = rows(reduce_backward(dJ, w, reduction, v.shape[:-1], v.dtype) * valid, v)
     a = _smoothing(label_smoothing, v)
     if isinstance(t, _Classes):
@@ -175,7 +175,7 @@ def _summed(x: Array, onehot: Array) -> Array:
 
 
 def _inputs(
-    name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, fill: float
+    name: str, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None
 ) -> tuple[tuple[Array, Array], tuple[Array, _Classes | Array, Array, Array | None]]:
     """The arrays as given, and: p or z, the labels, a factor for each example, the weights.
 
@@ -191,8 +191,10 @@ def _inputs(
     _check.nonempty(name, v)
     k = v.shape[-1]
     w = _check.per_example_weights(weights, v.shape[:-1], v.dtype)
-    v = leave_out(w, fill, v, inside if name == "p" else _check.ordinary)
-    if name == "p":
+    if name == "z":
+        v = leave_out(w, within, v)
+    else:
+        v = leave_out(w, lambda p, _: possible(p, jnp.ones_like(p)), v, inside)
         _check.unit_interval("p", v, "probabilities")
     if t.shape == v.shape[:-1]:
         t = _check.labels("y", t, k, w)

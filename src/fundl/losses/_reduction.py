@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from fundl import _check
@@ -35,12 +36,36 @@ def reduce_backward(dJ: ArrayLike, w: Array | None, reduction: str, shape: tuple
     return safe_divide(dJ, jnp.sum(w)) * w if reduction == "mean" else dJ * w
 
 
-def leave_out(w: Array | None, fill: float, x: Array, usable: Callable[[Array], Array] = _check.ordinary) -> Array:
-    """x with `fill` for what is not usable in the rows of weight 0, so that NaN there reaches neither J nor a gradient.
+def leave_out(
+    w: Array | None,
+    put: float | Callable[[Array, float], Array],
+    x: Array,
+    usable: Callable[[Array], Array] = _check.ordinary,
+) -> Array:
+    """x with `put` for what is not usable in the rows of weight 0, so that NaN there reaches neither J nor a gradient.
 
-    The rest stays: dJ/dw_i is the loss of example i, also where w_i is 0.
+    dJ/dw_i is the loss of example i, also where w_i is 0: what is usable stays, and a function `put` gives of the rest
+    constants with that loss, where it is finite. Its second argument is a number that as many sums and differences as
+    an example has entries leave finite.
     """
-    return x if w is None else jnp.where((rows(w, x) == 0) & ~usable(x), jnp.full_like(x, fill), x)
+    if w is None:
+        return x
+    if callable(put):
+        most = float(jnp.finfo(x.dtype).max) / (4 * math.prod(x.shape[w.ndim :]))
+        constant = jax.lax.stop_gradient(put(x, most))
+    else:
+        constant = jnp.full_like(x, put)
+    return jnp.where((rows(w, x) == 0) & ~usable(x), constant, x)
+
+
+def within(x: Array, most: Array | float) -> Array:
+    """The number nearest to x in [-most, most], and 0 for NaN."""
+    return jnp.clip(jnp.where(jnp.isnan(x), jnp.zeros_like(x), x), -most, most)
+
+
+def possible(p: Array, fill: Array) -> Array:
+    """p, and `fill` where it is not between 0 and 1."""
+    return jnp.where((p >= float(jnp.finfo(p.dtype).tiny)) & (p < 1), p, fill)
 
 
 def inside(p: Array) -> Array:

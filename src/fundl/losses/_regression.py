@@ -1,5 +1,6 @@
 """Losses of predictions y_hat against real targets y: L1, mean squared error, Huber."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from fundl import _check
 from fundl._precise import apart
 from fundl._types import Array, ArrayLike
-from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows
+from fundl.losses._reduction import gradients, leave_out, reduce, reduce_backward, rows, within
 
 
 def l1(y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean") -> Array:
@@ -22,8 +23,8 @@ def l1(y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, redu
 
     Source: Bishop, Pattern Recognition and Machine Learning, (1.91) with q = 1.
     """
-    _, (v, t, w) = _inputs(y_hat, y, weights)
-    r = v - t
+    _, (r, w) = _inputs(y_hat, y, weights)
+    r = leave_out(w, within, r)
     return reduce(_per_example(jnp.sign(r) * r), w, reduction)  # sign(r) r: see norms.l1
 
 
@@ -35,9 +36,9 @@ def l1_backward(
     >>> print(*l1_backward(1.0, [1.0, 2.0], [0.0, 4.0]))
     [ 0.5 -0.5] [-0.5 0.5]
     """
-    given, (v, t, w) = _inputs(y_hat, y, weights, backward=True)
-    dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
-    dr = rows(dL, v) * jnp.sign(v - t)  # L = sum abs(r)
+    given, (r, w) = _inputs(y_hat, y, weights, backward=True)
+    dL = reduce_backward(dJ, w, reduction, r.shape[:1], r.dtype)
+    dr = rows(dL, r) * jnp.sign(leave_out(w, 0, r))  # L = sum abs(r)
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
 
 
@@ -55,8 +56,8 @@ def mse(y_hat: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None, red
 
     Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, (3.2); Bishop's (3.12) has the half.
     """
-    _, (v, t, w) = _inputs(y_hat, y, weights)
-    r = v - t
+    _, (r, w) = _inputs(y_hat, y, weights)
+    r = leave_out(w, lambda r, most: within(r, math.sqrt(most)), r)
     return reduce(_per_example(r * r), w, reduction)
 
 
@@ -68,17 +69,17 @@ def mse_backward(
     >>> print(*mse_backward(1.0, [1.0, 2.0], [0.0, 4.0]))
     [ 1. -2.] [-1. 2.]
     """
-    given, (v, t, w) = _inputs(y_hat, y, weights)  # not `apart`: v - t, made once, is written where dy_hat will be
-    dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
-    dr = rows(dL, v) * (2 * (v - t))  # L = sum r^2
+    given, (r, w) = _inputs(y_hat, y, weights)  # not `apart`: r, made once, is written where dy_hat will be
+    dL = reduce_backward(dJ, w, reduction, r.shape[:1], r.dtype)
+    dr = rows(dL, r) * (2 * leave_out(w, 0, r))  # L = sum r^2
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
 
 
 def huber(
     y_hat: ArrayLike,
     y: ArrayLike,
-    *,
     delta: ArrayLike = 1.0,
+    *,
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Array:
@@ -93,9 +94,10 @@ def huber(
 
     Source: Huber, Robust estimation of a location parameter, Ann. Math. Statist. 35 (1964), section 1.
     """
-    _, (v, t, w) = _inputs(y_hat, y, weights)
-    a = jnp.abs(v - t)
-    c = jnp.minimum(a, _delta(delta, v))
+    _, (r, w) = _inputs(y_hat, y, weights)
+    delta = _delta(delta, r)
+    a = jnp.abs(leave_out(w, lambda r, most: within(r, _with_finite_loss(delta, most)), r))
+    c = jnp.minimum(a, delta)
     return reduce(_per_example(c * (a - c / 2)), w, reduction)  # both branches at once, and r^2 cannot overflow
 
 
@@ -103,8 +105,8 @@ def huber_backward(
     dJ: ArrayLike,
     y_hat: ArrayLike,
     y: ArrayLike,
-    *,
     delta: ArrayLike = 1.0,
+    *,
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Any:
@@ -113,17 +115,17 @@ def huber_backward(
     >>> print(*huber_backward(1.0, [0.5, 3.0], [0.0, 0.0], reduction="sum"))
     [0.5 1. ] [-0.5 -1. ]
     """
-    given, (v, t, w) = _inputs(y_hat, y, weights, backward=True)
-    dL = reduce_backward(dJ, w, reduction, v.shape[:1], v.dtype)
-    (delta,) = apart(_delta(delta, v), like=v)
-    dr = rows(dL, v) * jnp.clip(v - t, -delta, delta)  # L = r^2 / 2, or delta (abs(r) - delta / 2)
+    given, (r, w) = _inputs(y_hat, y, weights, backward=True)
+    dL = reduce_backward(dJ, w, reduction, r.shape[:1], r.dtype)
+    (delta,) = apart(_delta(delta, r), like=r)
+    dr = rows(dL, r) * jnp.clip(leave_out(w, 0, r), -delta, delta)  # L = r^2 / 2, or delta (abs(r) - delta / 2)
     return gradients((given[0], lambda: dr), (given[1], lambda: -dr))  # r = y_hat - y
 
 
 def _inputs(
     y_hat: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, backward: bool = False
-) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None]]:
-    """The two arrays as given, and in the dtype of computation without the rows of weight 0."""
+) -> tuple[tuple[Array, Array], tuple[Array, Array | None]]:
+    """The two arrays as given; and in the dtype of computation their difference, and the weights."""
     given = _check.array("y_hat", y_hat), _check.array("y", y)
     v, t = _check.floats(y_hat=given[0], y=given[1])
     _check.same_shape(y_hat=v, y=t)
@@ -131,12 +133,16 @@ def _inputs(
     w = _check.per_example_weights(weights, v.shape[:1], v.dtype)
     if backward:
         v, t = apart(v, t)
-    v, t = leave_out(w, 0, v), leave_out(w, 0, t)
-    return given, (v, t, w)
+    return given, (v - t, w)
 
 
 def _per_example(x: Array) -> Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+def _with_finite_loss(delta: Array, most: float) -> Array:
+    """The largest r of which delta r, or r^2 where that is less, is at most `most`."""
+    return jnp.clip(most / delta, math.sqrt(most), most)
 
 
 def _delta(delta: ArrayLike, v: Array) -> Array:

@@ -17,6 +17,7 @@ import optax
 from fundl import _check
 from fundl._result import Status, check_status, status_of
 from fundl._types import Array, ArrayLike
+from fundl.descent._batches import batch_at, order_of_rows
 from fundl.norms import l2_of_leaves
 
 __all__ = ["Result", "State", "minimize"]
@@ -126,7 +127,8 @@ def minimize(
     while loop and can be differentiated forwards. The compiled program is kept for the same functions, the same
     optimizer object and the same shapes; a number as optimizer never recompiles.
 
-    Errors: ValueError or TypeError naming the argument, for steps < 1, rows that do not match, a missing key, tol < 0.
+    Errors: ValueError or TypeError naming the argument: steps < 1, tol < 0, rows that do not match, a missing key,
+    the state of another optimizer.
 
     >>> result = minimize(lambda theta: (theta - 3.0) ** 2, jnp.array(0.0), optimizer=0.25, steps=50, tol=1e-6)
     >>> print(round(float(result.params), 3), result.status, result.history.shape[0] < 50)
@@ -154,6 +156,11 @@ def minimize(
         raise TypeError(f"loss must be a function (params, *data) -> scalar; got {loss!r}.")
     functions = loss, gradient, value_and_gradient  # a hashable key of the compiled program
     transformation = optimizer if isinstance(optimizer, optax.GradientTransformation) else None
+    if transformation is None and hasattr(optimizer, "gradient_transformation"):
+        name = type(optimizer).__name__
+        raise TypeError(
+            f"optimizer is an optax.{name}; give its transformation, optax.{name}(...).gradient_transformation()."
+        )
     if transformation is None and callable(optimizer):
         raise TypeError(
             f"optimizer must be a learning rate or an optax transformation; got the function {optimizer!r}. "
@@ -168,11 +175,14 @@ def minimize(
         _check.random_key("key", key)
     if state is None:
         params = jax.tree.map(_floating_leaf, params)
-        with _optax_promotion():
-            opt_state = () if transformation is None else transformation.init(params)
+        if not jax.tree.leaves(params):
+            raise ValueError(f"params must hold at least one array to minimise over; got {params!r}.")
+        opt_state = _start(transformation, params)
         state = State(params, opt_state, jnp.zeros((), jnp.int32), None if batch_size is None else key)
-    elif batch_size is not None and state.key is None:
-        state = dataclasses.replace(state, key=key)
+    else:
+        _refuse_state_of_another(transformation, state)
+        if batch_size is not None and state.key is None:
+            state = dataclasses.replace(state, key=key)
 
     run = partial(_run, functions, transformation, batch_size, tol is not None)
     if progress:
@@ -201,7 +211,7 @@ def _run(
     """`steps` updates in one program: the state reached, the loss and gradient norm of each step, the status code."""
 
     def update(state: State, g: Any, J: Array, batch: tuple[Array, ...]) -> tuple[State, Array]:
-        """The state after one update, and its code; an update that is not finite leaves the parameters as they are."""
+        """The state after one update, and its code; an update that is not finite leaves the state as it is."""
         if transformation is None:
             rate = jnp.asarray(eta)
             updates, opt_state = jax.tree.map(lambda d: -rate.astype(d.dtype) * d, g), state.opt_state
@@ -213,23 +223,21 @@ def _run(
         moved = optax.apply_updates(state.params, updates)
         # 0 times what is not finite is NaN; no sum of finite entries overflows here.
         finite = jnp.stack([jnp.isfinite(jnp.sum(0 * v)) for v in jax.tree.leaves(moved)]).all()
-        params = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state.params)
+        params, opt_state = jax.lax.cond(finite, lambda: (moved, opt_state), lambda: (state.params, state.opt_state))
         code = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
         return State(params, opt_state, state.step + finite.astype(jnp.int32), state.key), code
 
     def measured(params: Any, batch: tuple[Array, ...]) -> tuple[Array, Any, Array]:
         """The loss, its gradient and the norm of that; inf where it is NaN, which stands for no step at all."""
         J, g = _evaluate(functions, params, batch)
-        if J.ndim:
-            raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
         norm = l2_of_leaves(g)
         return J, g, jnp.where(jnp.isnan(norm), jnp.full_like(norm, jnp.inf), norm)
 
     def advance(carry: Any) -> tuple[Any, tuple[Array, Array]]:
         state, order, code = carry
         if batch_size is not None:
-            order = _order(data, order, state, batch_size)
-        batch = data if batch_size is None else _batch(data, order, state.step, batch_size)
+            order = order_of_rows(data, order, state.step, state.key, batch_size)
+        batch = data if batch_size is None else batch_at(data, order, state.step, batch_size)
         J, g, norm = measured(state.params, batch)
         finite = jnp.isfinite(J) & jnp.isfinite(norm)
         found = jnp.where(finite, jnp.int32(Status.max_steps), jnp.int32(Status.non_finite))
@@ -246,7 +254,7 @@ def _run(
         seen = jax.tree.map(lambda v: jnp.where(running, v, jnp.full_like(v, jnp.nan)), (J, norm))
         return (state, order, code), seen
 
-    order = None if batch_size is None else _order(data, None, state, batch_size)
+    order = None if batch_size is None else order_of_rows(data, None, state.step, state.key, batch_size)
     carry = state, order, jnp.int32(Status.max_steps)
     if not stops:
         (state, _, code), (history, norms) = jax.lax.scan(lambda c, _: advance(c), carry, length=steps)
@@ -295,7 +303,7 @@ def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Ar
     elif gradient is not None:
         J, g = loss(params, *batch), gradient(params, *batch)  # jit merges what both compute
     else:
-        J, g = jax.value_and_grad(loss)(params, *batch)
+        J, g = jax.value_and_grad(lambda p: _scalar(loss(p, *batch)))(params)
     if jax.tree.structure(g) != jax.tree.structure(params):
         raise ValueError(
             f"gradient must return a pytree like params, {jax.tree.structure(params)}; got {jax.tree.structure(g)}."
@@ -303,40 +311,32 @@ def _evaluate(functions: Any, params: Any, batch: tuple[Array, ...]) -> tuple[Ar
     shapes = [(jnp.shape(d), jnp.shape(p)) for d, p in zip(jax.tree.leaves(g), jax.tree.leaves(params), strict=True)]
     if any(d != p for d, p in shapes):
         raise ValueError(f"gradient must have the shapes of params; got (gradient, params) shapes {shapes}.")
-    return jnp.asarray(J), g
+    return _scalar(J), g
 
 
-def _order(data: tuple[Array, ...], order: Array | None, state: State, batch_size: int) -> Array:
-    """The order of the rows in this epoch, made anew as one begins; it depends on the key and the epoch alone.
-
-    Without an `order` the loop has not begun: in the middle of an epoch it is made, at its beginning the loop will.
-    """
-    assert state.key is not None
-    n = data[0].shape[0]
-    epoch, begun = state.step // (n // batch_size), state.step % (n // batch_size) > 0
-    rows = jnp.arange(n, dtype=jnp.int32)
-    kept, made = (rows, begun) if order is None else (order, ~begun)
-    return jax.lax.cond(made, lambda key: _permutation(key, epoch, n), lambda _: kept, state.key)
+def _start(transformation: optax.GradientTransformation | None, params: Any) -> Any:
+    with _optax_promotion():
+        return () if transformation is None else transformation.init(params)
 
 
-def _permutation(key: Array, epoch: ArrayLike, n: int) -> Array:
-    """0..n-1 in random order; jax.random.permutation sorts once more for the rare ties of keys: three steps' time."""
-    bits = jax.random.bits(jax.random.fold_in(key, epoch), (n,), jnp.uint32)
-    return jax.lax.sort_key_val(bits, jnp.arange(n, dtype=jnp.int32), is_stable=False)[1]
+def _refuse_state_of_another(transformation: optax.GradientTransformation | None, state: State) -> None:
+    """Refuse to go on from what another optimiser remembers."""
+    needed = jax.eval_shape(partial(_start, transformation), state.params)
+    held, needed = (jax.tree.map(jnp.shape, v) for v in (state.opt_state, needed))
+    if held != needed:
+        raise ValueError(
+            f"state was made by another optimizer: it remembers {held or 'nothing'}, and optimizer needs "
+            f"{needed or 'nothing'} (shapes). Give the one that made it, or params=state.params in place of state."
+        )
 
 
-def _batch(data: tuple[Array, ...], order: Array | None, step: Array, batch_size: int) -> tuple[Array, ...]:
-    assert order is not None
-    start = (step % (data[0].shape[0] // batch_size)) * batch_size
-    rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-
-    def take(x: Array) -> Array:
-        sharding = jax.typeof(x).sharding
-        if sharding.mesh.empty:
-            return x[rows]
-        return x.at[rows].get(out_sharding=sharding)  # an Explicit mesh wants to be told how the batch lies
-
-    return tuple(take(x) for x in data)
+def _scalar(J: Any) -> Array:
+    if isinstance(J, tuple | list | dict) or J is None:
+        raise TypeError(f"loss must return a scalar; it returned a {type(J).__name__}. Return the loss alone.")
+    J = jnp.asarray(J)
+    if J.ndim:
+        raise ValueError(f"loss must return a scalar; it returned shape {J.shape}. Take the mean over examples.")
+    return J
 
 
 def _floating_leaf(p: ArrayLike) -> Array:
