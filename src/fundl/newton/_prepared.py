@@ -74,7 +74,8 @@ def plain(X: Any, y: Any, weights: Any, k: int | None) -> tuple[N, N, N | None] 
         s = _on_host(weights)
         if s is None or s.shape != y.shape or not np.all(np.isfinite(s) & (s >= 0)):
             return None
-        if s.dtype.kind == "f" and len(s) and not np.finfo(dtype).tiny <= s.max() <= np.finfo(dtype).max:
+        most = s.max(initial=0.0)
+        if most > np.finfo(dtype).max or 0 < most < np.finfo(dtype).tiny:
             return None  # the check that all fits share names it
         s = s.astype(dtype, copy=False).astype(np.float64, copy=False)
         keep = s > 0
