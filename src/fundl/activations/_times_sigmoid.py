@@ -5,7 +5,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fundl._precise import exp_minus_abs, sigmoid
 from fundl._types import Array
 
 
@@ -22,38 +21,15 @@ def times_sigmoid(a: Array, v: Array) -> Array:
 @times_sigmoid.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (a, v), (da, dv) = primals, tangents
+    k, r, s = _parts(v)
     largest = jnp.finfo(v.dtype).max  # inf sigma(-inf) is 0
-    root = _root_of_sigmoid(v)
-    return times_sigmoid(a, v), da * root * root + jnp.minimum(a, largest) * root * sigmoid(-v) * dv * root
+    return times_sigmoid(a, v), (da + jnp.minimum(a, largest) * s * dv) * r * k
 
 
-@jax.custom_jvp
 def times_sigmoid_slope(a: Array, v: Array) -> Array:
     """sigma(v) (1 + a sigma(-v)) with a of at most 1e10: the derivative of x sigma(v) in x where a = x dv/dx."""
-    k, e = _denominator(v)
-    r = 1 / (k + e)
-    return (r * (1 + a * (e * r))) * k
-
-
-@times_sigmoid_slope.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (a, v), (da, dv) = primals, tangents
-    root, s = _root_of_sigmoid(v), sigmoid(-v)
-    dv = (1 + a * (s - sigmoid(v))) * root * s * dv
-    return times_sigmoid_slope(a, v), da * s * root * root + dv * root
-
-
-@jax.custom_jvp
-def _root_of_sigmoid(v: Array) -> Array:
-    """The root of sigma(v), with derivatives of every order: powers of 1 + exp(-v) would leave the range."""
-    e = exp_minus_abs(v)
-    return jnp.where(v > 0, jnp.ones_like(v), jnp.exp(v / 2)) / jnp.sqrt(1 + e)
-
-
-@_root_of_sigmoid.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    root = _root_of_sigmoid(*primals)
-    return root, root * sigmoid(-primals[0]) * (tangents[0] / 2)
+    k, r, s = _parts(v)
+    return (r * (1 + a * s)) * k
 
 
 def _denominator(v: Array) -> tuple[Array, Array]:
@@ -62,3 +38,17 @@ def _denominator(v: Array) -> tuple[Array, Array]:
     far = v < -32
     k = jnp.where(far, jnp.full_like(v, math.exp(-64)), jnp.ones_like(v))
     return k, jnp.exp(-jnp.where(far, v + 64, v))  # v + 64 is exact there
+
+
+@jax.custom_jvp
+def _parts(v: Array) -> tuple[Array, Array, Array]:
+    """k, sigma(v) / k and sigma(-v), with derivatives of every order: autodiff's leave the range, by powers of 1/k."""
+    k, e = _denominator(v)
+    r = 1 / (k + e)
+    return k, r, e * r
+
+
+@_parts.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    k, r, s = _parts(*primals)
+    return (k, r, s), (jnp.zeros_like(k), r * s * tangents[0], -(s * (r * k)) * tangents[0])
