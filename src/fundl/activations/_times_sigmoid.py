@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from fundl._types import Array
 
+_Parts = tuple[Array, Array, Array]
+
 
 @jax.custom_jvp
 def times_sigmoid(a: Array, v: Array) -> Array:
@@ -41,7 +43,7 @@ def _denominator(v: Array) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _parts(v: Array) -> tuple[Array, Array, Array]:
+def _parts(v: Array) -> _Parts:
     """k, sigma(v) / k and sigma(-v), with derivatives of every order: autodiff's leave the range, by powers of 1/k."""
     k, e = _denominator(v)
     r = 1 / (k + e)
@@ -49,6 +51,6 @@ def _parts(v: Array) -> tuple[Array, Array, Array]:
 
 
 @_parts.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[_Parts, _Parts]:
     k, r, s = _parts(*primals)
     return (k, r, s), (jnp.zeros_like(k), r * s * tangents[0], -(s * (r * k)) * tangents[0])
