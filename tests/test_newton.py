@@ -194,7 +194,12 @@ def test_float64_data_keep_their_digits_in_compiled_fits_where_jax_holds_float32
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param({"l2": 1.0}, marks=pytest.mark.slow), {"l1": 1.0}, {}, {"l2": 1.0, "method": "subspace"}],
+    [
+        pytest.param({"l2": 1.0}, marks=pytest.mark.slow),
+        pytest.param({"l1": 1.0}, marks=pytest.mark.slow),
+        {},
+        {"l2": 1.0, "method": "subspace"},
+    ],
     ids=str,
 )
 def test_an_absent_class_is_named_inside_and_outside_of_a_trace(options):
