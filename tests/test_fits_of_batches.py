@@ -281,10 +281,9 @@ def test_a_small_penalty_on_separable_classes_takes_no_hundreds_of_readings(l2):
     X = np.random.default_rng(0).normal(size=(3000, 4))
     for model, y in ((lr, (X.sum(axis=1) > 0).astype(int)), (sr, np.argmax(X[:, :3], axis=1))):
         batches = Batches(X, y)
-        found, expected = model.fit_batches(batches, l2=l2), model.fit(X, y, l2=l2)
-        proved = found.certificate.suboptimality <= 1e-8 * found.certificate.objective
-        assert proved or l2 == 1e-12  # rounding at its worst is more than all of such an objective
-        assert found.status == (Status.converged if proved else Status.stalled)
+        found = model.fit_batches(batches, l2=l2)
+        assert found.status == Status.converged
+        expected = model.fit(X, y, l2=l2)
         np.testing.assert_allclose(found.certificate.objective, expected.certificate.objective, rtol=1e-12)
         assert batches.readings <= 70
 

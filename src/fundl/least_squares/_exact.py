@@ -11,6 +11,7 @@ from fundl.least_squares._sweep import about_means, add_diagonal, sweep, sweep_c
 from fundl.least_squares._words import (
     Words,
     ceil_power_of_two,
+    each,
     namespace,
     negative,
     precision,
@@ -162,7 +163,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
     if intercept:
         origin = xp.concatenate([origin, xp.ones((1,), dtype)])
     origin = xp.concatenate([origin, xp.zeros((k,), dtype)])
-    A: Words = tuple(_border(a, v, zero) for a, v in zip(G, words(origin), strict=True))  # type: ignore[assignment]
+    A = each(lambda a, v: _border(a, v, zero), G, words(origin))
     with_origin = xp.concatenate([diagonal, zero[None]])
     known = _refined.swept(add_diagonal(A, with_origin), y0, k, l2 > 0) if xp is np else None
     if known is None:
@@ -173,7 +174,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
         A, reference, swept = known, np.diagonal(centred) + penalty, np.ones(d, bool)
     rank = xp.sum(swept)
 
-    w_hat: Words = tuple(xp.where(swept[:, None], x[:d, y0:-1], zero) for x in A)  # type: ignore[assignment]
+    w_hat = each(lambda x: xp.where(swept[:, None], x[:d, y0:-1], zero), A)
     inverse = xp.where(swept[:, None] & swept[None, :], -A[0][:d, :d], zero)
     # What is swept and what is not: X_U = X_P F, so that (-F, I) spans the null space, in the units of w.
     F = xp.where(swept[:, None] & ~swept[None, :], A[0][:d, :d] * M.scale[None, :] / M.scale[:, None], zero)
@@ -188,7 +189,7 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
 
     mean, mean_y = M.m, M.my
     if intercept:
-        at_zero = times(negative(tuple(x[-1, y0:-1] for x in A)), M.y_scale)  # type: ignore[arg-type]
+        at_zero = times(negative(each(lambda x: x[-1, y0:-1], A)), M.y_scale)
         b = sum_words(words(M.my), at_zero)[0]
         # The shortest solution predicts the same at the mean of X, not at 0: there the mean of y.
         mass = xp.where(G[0][d, d] > 0, G[0][d, d], xp.ones_like(G[0][d, d]))
@@ -209,19 +210,19 @@ def solve(M: Moments, l2: Any, *, d: int, intercept: bool, eps: float) -> Soluti
 
     # What remains of the targets is the objective at the minimum; less the penalty it is the squared residual. And the
     # inverse K less K penalty K is K G K, the covariance: both are the diagonal of what is swept less the same sums.
-    corner = tuple(xp.diagonal(x) for x in A)
+    corner = each(xp.diagonal, A)
     objective_hat, yy = xp.maximum(corner[0][y0:-1], zero), xp.diagonal(G[0])[y0:]
     nothing = yy * 2.0 ** (20 - 3 * bits)
     small = objective_hat <= nothing
     objective_hat = xp.where(small, xp.zeros_like(objective_hat), objective_hat)
-    used = where(swept[:, None], tuple(x[:d] for x in A), words(zero))  # type: ignore[arg-type]
+    used = each(lambda x: xp.where(swept[:, None], x[:d], zero), A)
     squares = product(used, used)
-    summed = tuple(xp.concatenate([x, -v[:d, None]], axis=1) for x, v in zip(squares, corner, strict=True))
-    summed = total(scaled_words(summed, penalty[:, None]))  # type: ignore[arg-type]
+    summed = each(lambda x, v: xp.concatenate([x, -v[:d, None]], axis=1), squares, corner)
+    summed = total(scaled_words(summed, penalty[:, None]))
     sign = xp.concatenate([xp.full((y0,), -1, dtype), xp.ones((k,), dtype), xp.full((1,), -1, dtype)])
     alone = M.weight - rank.astype(dtype) - (1 if intercept else 0)  # what is free without a penalty
-    whole = tuple(xp.concatenate([x * sign, v[None]]) for x, v in zip(corner, words(-alone), strict=True))
-    less = sum_words(whole, negative(summed))[0]  # type: ignore[arg-type]
+    whole = each(lambda x, v: xp.concatenate([x * sign, v[None]]), corner, words(-alone))
+    less = sum_words(whole, negative(summed))[0]
     freedom, nan = -less[-1], xp.full((), np.nan, dtype)
     rss_hat = xp.where(small, zero, xp.maximum(less[y0 : y0 + k], zero))
     rss_off = lost * size**2 + 2 * xp.sum(penalty[:, None] * xp.abs(w_hat[0]) * w_off, axis=0)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fundl.least_squares._words import (
     Words,
+    each,
     loop,
     namespace,
     negative,
@@ -27,7 +28,7 @@ from fundl.least_squares._words import (
 def pick(a: Words, k: Any) -> Words:
     """Column k, which may be traced, of the matrix a; exact."""
     xp = namespace(a[0])
-    return tuple(xp.take(x, k, axis=1) for x in a)  # type: ignore[return-value]
+    return each(lambda x: xp.take(x, k, axis=1), a)
 
 
 def sweep(A: Words, k: Any) -> Words:
@@ -35,13 +36,13 @@ def sweep(A: Words, k: Any) -> Words:
     xp = namespace(A[0])
     here = xp.arange(A[0].shape[0]) == k
     v = pick(A, k)
-    D: Words = tuple(xp.take(x, k, axis=0)[None] for x in v)  # type: ignore[assignment]
+    D = each(lambda x: xp.take(x, k, axis=0)[None], v)
     # v / D, and 1 / D in the place of the pivot.
     u = quotient(where(here, words(xp.ones_like(v[0])), v), D)
-    outer = product(tuple(x[:, None] for x in u), tuple(x[None, :] for x in v))  # type: ignore[arg-type]
-    rest = sum_words(A, negative(outer))
-    rest = where(here[:, None], tuple(x[None, :] for x in u), rest)  # type: ignore[arg-type]
-    rest = where(here[None, :], tuple(x[:, None] for x in u), rest)  # type: ignore[arg-type]
+    as_column, as_row = (lambda x: x[:, None]), (lambda x: x[None, :])
+    rest = sum_words(A, negative(product(each(as_column, u), each(as_row, v))))
+    rest = where(as_column(here), each(as_row, u), rest)
+    rest = where(as_row(here), each(as_column, u), rest)
     return where(here[:, None] & here[None, :], negative(rest), rest)
 
 
@@ -60,8 +61,8 @@ def about_means(A: Words, before: Any) -> Any:
 def add_diagonal(A: Words, v: Any) -> Words:
     """A with v added to its diagonal."""
     xp = namespace(v)
-    own = sum_words(tuple(xp.diagonal(x) for x in A), words(v))  # type: ignore[arg-type]
-    return where(xp.eye(len(v), dtype=bool), tuple(x[:, None] for x in own), A)  # type: ignore[arg-type]
+    own = sum_words(each(xp.diagonal, A), words(v))
+    return where(xp.eye(len(v), dtype=bool), each(lambda x: x[:, None], own), A)
 
 
 def sweep_columns(A: Words, d: int, intercept: bool, tolerance: float, penalty: Any) -> tuple[Words, Any, Any, Any]:

@@ -58,7 +58,7 @@ def add(a: Words, *terms: Any) -> Words:
         return a
     # A loop over the terms, not a chain of hundreds of operations: XLA compiles it a hundred times faster.
     shape = jnp.broadcast_shapes(a[0].shape, *(t.shape for t in terms))
-    a = tuple(jnp.broadcast_to(x, shape) for x in a)  # type: ignore[assignment]
+    a = each(lambda x: jnp.broadcast_to(x, shape), a)
     stacked = jnp.stack([jnp.broadcast_to(t, shape) for t in terms])
     return jax.lax.scan(lambda a, t: (_add(a, t), None), a, stacked)[0]
 
@@ -89,10 +89,16 @@ def negative(a: Words) -> Words:
     return -a[0], -a[1], -a[2]
 
 
+def each(f: Callable[..., Any], *a: Words) -> Words:
+    """Word by word, for an f that only moves, selects or scales by powers of two."""
+    high, middle, low = (f(*x) for x in zip(*a, strict=True))
+    return high, middle, low
+
+
 def where(condition: Any, a: Words, b: Words) -> Words:
-    """Word by word."""
+    """a where the condition holds, else b."""
     xp = namespace(a[0])
-    return tuple(xp.where(condition, x, y) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+    return each(lambda x, y: xp.where(condition, x, y), a, b)
 
 
 def split(a: Any) -> tuple[Any, Any]:
@@ -141,7 +147,7 @@ def quotient(a: Words, b: Words) -> Words:
     """a / b by long division, to the last word."""
     xp = namespace(a[0])
     shape = np.broadcast_shapes(a[0].shape, b[0].shape)
-    a = tuple(xp.broadcast_to(x, shape) for x in a)  # type: ignore[assignment]
+    a = each(lambda x: xp.broadcast_to(x, shape), a)
 
     def digit(_: Any, state: tuple[Words, Words]) -> tuple[Words, Words]:
         rest, found = state
@@ -156,15 +162,15 @@ def total(a: Words) -> Words:
     xp = namespace(a[0])
     zero = words(xp.zeros_like(a[0][0]))
     if xp is np:
-        for i in range(a[0].shape[0]):
-            zero = sum_words(zero, tuple(x[i] for x in a))  # type: ignore[arg-type]
+        for high, middle, low in zip(*a, strict=True):
+            zero = sum_words(zero, (high, middle, low))
         return zero
     return jax.lax.scan(lambda sums, row: (sum_words(sums, row), None), zero, a)[0]
 
 
 def times(a: Words, power_of_two: Any) -> Words:
     """a times a power of two, exactly."""
-    return tuple(x * power_of_two for x in a)  # type: ignore[return-value]
+    return each(lambda x: x * power_of_two, a)
 
 
 def ceil_power_of_two(x: Any) -> Any:
