@@ -283,6 +283,7 @@ def test_a_small_penalty_on_separable_classes_takes_no_hundreds_of_readings(l2):
         batches = Batches(X, y)
         found = model.fit_batches(batches, l2=l2)
         assert found.status == Status.converged
+        assert found.certificate.suboptimality <= 1e-8 * found.certificate.objective
         expected = model.fit(X, y, l2=l2)
         np.testing.assert_allclose(found.certificate.objective, expected.certificate.objective, rtol=1e-12)
         assert batches.readings <= 70
