@@ -10,8 +10,8 @@ EPS = float(np.finfo(np.float64).eps)
 def rounding(most: float, K: N, norms: N, alpha: float, theta: N, eps: float = EPS, moved: float = np.inf) -> N:
     """What rounding can do to each entry of the gradient: 8 eps times its terms, by the Cauchy-Schwarz inequality.
 
-    most: the largest weight; norms: of the columns; alpha: norm2 of dL/dz; eps: of the pass; moved: norm2 of what logits
-    that are off by their terms change in dL/dz, where more is known of it than that no row bends more than `most`.
+    most: the largest weight; norms: of the columns; alpha: norm2 of dL/dz; eps: of the pass; moved: norm2 of what
+    logits that are off by their terms change in dL/dz, where more is known of it than that no row bends more than most.
     """
     curvature = most / (4 if theta.shape[1] == 1 else 2)  # of a row, in any class, at most
     z = min(curvature * float(np.sum(norms[:, None] * np.abs(theta))), moved)
