@@ -640,6 +640,33 @@ def test_the_bend_along_a_step_is_that_of_the_hessian(k, weighted):
     np.testing.assert_allclose(_passes.bend(rows, p, _passes.logits(rows, v)), right, rtol=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_rounding_of_the_gradient_is_within_its_bound_where_classes_are_certain(k):
+    """Logits that are small sums of large terms: their rounding is most of the error, and the losses bound it."""
+    rng = np.random.default_rng(46)
+    n, units = 400, np.array([3.0, 2.0, 5.0])
+    u, v = rng.normal(size=n), 1 + rng.random(n)
+    Z = np.stack([u, u + 1e-6 * v, np.ones(n)], axis=1)
+    theta = np.outer([1.1e7, -1.1e7, 0.3], 1.0 if k == 1 else [1.0, -0.5, -1.5])
+    exact = Z.astype(np.longdouble) @ theta
+    y = np.ones(n) if k == 1 else np.argmax(exact, axis=1)  # for k = 1 as -1 for 1 and 1 for 0
+    rows = _passes.Rows(Z, y, None, k, False, True, None)
+    f, a, _ = _passes.loss(rows, _passes.logits(rows, theta))
+    if k == 1:
+        right = 1 / (1 + np.exp(-exact))
+    else:
+        p = np.exp(exact - exact.max(axis=1, keepdims=True))
+        right = p / p.sum(axis=1, keepdims=True) - np.eye(k)[y]
+    norms, far = np.linalg.norm(Z, axis=0), _certainty.reach(rows, units)
+    moved = _certainty.moved(f, far, units, theta)
+    error = np.abs(_passes.back(rows, a) - Z.T @ right).astype(float)
+    alpha = float(np.linalg.norm(a))
+    assert np.all(error <= _certainty.rounding(1.0, np.zeros(3), norms, alpha, theta, moved=moved))
+    # Without what logits move it would be too little, and by how rows bend at most it is far more.
+    assert np.any(error > _certainty.rounding(1.0, np.zeros(3), norms, alpha, theta, moved=0.0))
+    assert moved < 1e-2 * np.sum(norms[:, None] * np.abs(theta)) / 4
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_hessian_of_certain_classes_keeps_its_digits(dtype, weighted):

@@ -142,8 +142,7 @@ def newton(rows: Batched, sample: Rows, K: N, null: N, tol: float, max_steps: in
             far, units = far * float(np.max(units / new)), new
         v = -_sampled.flat_times(inverse, g)
         delta = -float(np.vdot(g, v))
-        # No row bends more than 2 L, nor has a logit more terms than the reach in these units lets it.
-        moved = 2 * now.f * float(np.sqrt(far * np.sum(units[:, None] * theta**2, axis=0)).max())
+        moved = _certainty.moved(now.f, far, units, theta)
         error = _certainty.rounding(rows.most, K, rows.norms, now.alpha, theta, moved=moved).reshape(-1)
         floor = _certainty.at_worst(inverse, error)
         bound = _certainty.proved(
