@@ -21,8 +21,8 @@ def rounding(most: float, K: N, norms: N, alpha: float, theta: N, eps: float = E
 def moved(f: float, far: float, units: N, theta: N) -> float:
     """`moved` of `rounding` for rows whose losses sum to f and whose `reach` in these units is far.
 
-    No row bends more than 2 L, as p (1 - p) <= min(p, 1 - p) <= L, and the terms of a logit, sum_j abs(z_ij theta_j), are
-    at most (far sum_j units_j theta_j^2)^1/2.
+    No row bends more than 2 L, as p (1 - p) <= min(p, 1 - p) <= L, and the terms of a logit, sum_j abs(z_ij theta_j),
+    are at most (far sum_j units_j theta_j^2)^1/2.
     """
     return 2 * f * float(np.sqrt(far * np.max(units @ theta**2)))
 
